@@ -1,0 +1,1 @@
+"""MemServe in JAX: context caching and disaggregated inference over an elastic KV pool."""

@@ -1,0 +1,1 @@
+"""Words, config, errors, prompt tree, tokenizer: what every floor shares. Never loads jax."""

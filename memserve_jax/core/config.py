@@ -1,0 +1,196 @@
+"""The schema of a deployment: frozen dataclasses that YAML and `--set a.b=c` fill.
+
+Precedence: flag > `--set` > file > default. See `configs/` for examples.
+"""
+
+import dataclasses
+import difflib
+import pathlib
+import typing
+from collections.abc import Mapping, Sequence
+
+import pydantic
+import yaml
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from memserve_jax.core.errors import ConfigError
+from memserve_jax.core.types import CachingMode, Role
+
+_STRICT = ConfigDict(extra="forbid")
+_PORT = Field(ge=0, le=65535)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ModelSection:
+    """Which model, in which number format."""
+
+    path: str | None = None  # None: the embedded tiny model
+    dtype: typing.Literal["float32", "bfloat16"] | None = None  # None: by platform
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class MemPoolSection:
+    """Memory of each instance."""
+
+    block_size_tokens: int = Field(default=16, ge=1, le=256)
+    hbm_blocks: int | None = Field(default=None, ge=1)  # None: from hbm_fraction
+    hbm_fraction: float = Field(default=0.9, gt=0, le=1)  # of the memory weights leave free
+    host_gb: float = Field(default=0.0, ge=0)  # 0: no HOST tier
+    eviction: typing.Literal["lru"] = "lru"
+    transfer_timeout_s: float = Field(default=30.0, gt=0)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EngineSection:
+    """Batching of each instance."""
+
+    max_context_tokens: int | None = Field(default=None, ge=2)  # None: the model's, at most 8192
+    max_running: int = Field(default=32, ge=1)  # rows of a decode batch
+    max_waiting: int = Field(default=1024, ge=1)
+    chunk_tokens: int = Field(default=512, ge=16)  # token budget of a step
+    preemption: typing.Literal["recompute", "swap"] = "recompute"
+    kernels: typing.Literal["auto", "reference", "xla", "pallas", "interpret"] = "auto"
+    warm_up: bool = True
+    compile_cache: str | None = None  # None: the user's cache folder; "": none
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class InstanceSection:
+    """One instance of a cluster given by hand."""
+
+    instance: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    role: Role
+    devices: tuple[int, ...] | None = None  # None: the next `tp` ones
+    tp: int = Field(default=1, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class CostSection:
+    """A linear cost of prefill, until one is fitted."""
+
+    fixed_s: float = Field(default=5e-3, ge=0)
+    s_per_token: float = Field(default=1e-4, ge=0)
+    s_per_token_pair: float = Field(default=0.0, ge=0)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SchedulerSection:
+    """The global scheduler."""
+
+    policy: typing.Literal["min_ttft", "longest_prefix", "session", "least_load", "round_robin"] = (
+        "min_ttft"
+    )
+    prompt_tree_ttl_s: float = Field(default=300.0, gt=0)
+    prompt_tree_blocks: int = Field(default=1_000_000, ge=1)  # per role, over all instances
+    heartbeat_s: float = Field(default=0.5, gt=0)
+    heartbeat_timeout_s: float = Field(default=5.0, gt=0)
+    max_in_flight: int = Field(default=4096, ge=1)
+    cost: CostSection = CostSection()
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Config:
+    """A whole deployment."""
+
+    model: ModelSection = ModelSection()
+    mempool: MemPoolSection = MemPoolSection()
+    engine: EngineSection = EngineSection()
+    scheduler: SchedulerSection = SchedulerSection()
+    topology: str = "colocated"  # colocated | 2c | NpMd; ignored where `instances` is given
+    instances: tuple[InstanceSection, ...] = ()
+    tp: int = Field(default=1, ge=1)
+    caching: CachingMode | None = None  # None: `on` for colocated, `pd_caching_3` for NpMd
+    host: str = "127.0.0.1"
+    port: int = Field(default=50051, ge=0, le=65535)
+
+
+def parse_config(values: Mapping[str, object], *, source: str = "config") -> Config:
+    """Returns the config that `values` (a nested mapping) describes.
+
+    Raises:
+      ConfigError: an unknown key (with the nearest known one), a wrong type or value; the
+        message starts with `source` and the dotted key.
+    """
+    try:
+        return pydantic.TypeAdapter(Config).validate_python(dict(values))
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{source}: {_first_problem(error)}") from None
+
+
+def load_config(
+    path: str | None, *, overrides: Sequence[str] = (), flags: Mapping[str, object] | None = None
+) -> Config:
+    """Returns the config of file `path` (None: all defaults), `--set` overrides, then flags.
+
+    Args:
+      path: A YAML file.
+      overrides: `a.b=c` each; c is read as YAML.
+      flags: Dotted key -> value; None values are not set.
+
+    Raises:
+      ConfigError: an unreadable file, a malformed override, or what `parse_config` raises.
+    """
+    values = _read_yaml(path) if path else {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {override}: allowed: section.key=value")
+        _set_dotted(values, key, yaml.safe_load(text), source=f"--set {override}")
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _set_dotted(values, key, value, source=f"--{key}")
+    return parse_config(values, source=path or "config")
+
+
+def to_mapping(config: Config) -> dict[str, object]:
+    """Returns the config as plain nested dicts, as logged at start."""
+    return pydantic.TypeAdapter(Config).dump_python(config, mode="json")
+
+
+def _read_yaml(path: str) -> dict[str, object]:
+    try:
+        values = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot read: {reason}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: got {type(values).__name__}, allowed: a mapping of sections")
+    return values
+
+
+def _set_dotted(values: dict[str, object], key: str, value: object, *, source: str) -> None:
+    *sections, leaf = key.split(".")
+    node: dict[str, object] = values
+    for section in sections:
+        child = node.setdefault(section, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{source}: {section} is not a section")
+        node = child
+    node[leaf] = value
+
+
+def _first_problem(error: pydantic.ValidationError) -> str:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{path}: unknown key{_suggestion(problem['loc'])}"
+    return f"{path}: got {problem['input']!r}, allowed: {problem['msg']}"
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    schema: typing.Any = Config
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        hint = typing.get_type_hints(schema)[part]
+        schema = next(
+            (arg for arg in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(arg)), None
+        )
+        if schema is None:
+            return ""
+    names = [field.name for field in dataclasses.fields(schema)]
+    near = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f", did you mean {near[0]}?" if near else f", allowed: {', '.join(names)}"

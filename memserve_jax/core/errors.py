@@ -1,0 +1,49 @@
+"""Every error the system raises on purpose. Serving maps each to one gRPC status."""
+
+
+class MemServeError(Exception):
+    """Base of all of them."""
+
+
+class ConfigError(MemServeError):
+    """A flag, config key or file is wrong. The command exits 2."""
+
+
+class CheckpointError(MemServeError):
+    """A model directory cannot be served: absent, corrupt, unsupported. Names what is wrong."""
+
+
+class InvalidRequestError(MemServeError):
+    """A request can never be served as it is (INVALID_ARGUMENT)."""
+
+    def __init__(self, field: str, value: object, allowed: str):
+        super().__init__(f"{field}: got {value!r}, allowed: {allowed}")
+        self.field, self.value, self.allowed = field, value, allowed
+
+
+class DuplicateRequestError(MemServeError):
+    """A request with this id is in flight already (ALREADY_EXISTS)."""
+
+
+class OverloadedError(MemServeError):
+    """A bounded queue is full (RESOURCE_EXHAUSTED)."""
+
+
+class OutOfBlocksError(MemServeError):
+    """A tier cannot supply the blocks asked for, even after eviction."""
+
+    def __init__(self, *, tier: str, wanted: int, free: int):
+        super().__init__(f"{tier}: wanted {wanted} blocks, {free} free")
+        self.tier, self.wanted, self.free = tier, wanted, free
+
+
+class StaleAddressError(MemServeError):
+    """An address or transfer names an instance life (epoch) that is over."""
+
+
+class TransferFailedError(MemServeError):
+    """A peer refused, vanished or took too long; both ends have released their blocks."""
+
+
+class NoInstanceError(MemServeError):
+    """No live instance has the role a request needs (UNAVAILABLE)."""

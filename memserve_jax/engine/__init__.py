@@ -1,0 +1,1 @@
+"""Steps: batches, jitted forward, sampling, hand-off."""

@@ -1,0 +1,1 @@
+"""The elastic memory pool of one instance: memory, index, transfer."""

@@ -1,0 +1,1 @@
+"""Decoder families: arithmetic from checkpoint to logits."""

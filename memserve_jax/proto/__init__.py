@@ -1,0 +1,1 @@
+"""The wire format (`memserve.proto`) and its conversion to core types."""

@@ -1,0 +1,1 @@
+"""The instance process: gRPC in front of one engine."""

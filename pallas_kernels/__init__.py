@@ -1,0 +1,1 @@
+"""Kernels over paged KV. Dimension letters and op table: `README.md`."""

@@ -1,0 +1,1 @@
+"""The global scheduler: front door, control plane, prompt trees, policies."""

@@ -1,0 +1,190 @@
+"""gRPC servers and channels as every process of ours makes them: limits, health, reflection.
+
+A server refuses bytes that are no message of ours with INVALID_ARGUMENT and goes on serving.
+"""
+
+import contextlib
+import errno
+import inspect
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from memserve_jax.core.errors import ConfigError
+
+MAX_MESSAGE_BYTES = 16 << 20  # a prompt of a million tokens fits; KV never travels in messages
+
+_LIMITS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+)
+_SERVER_OPTIONS = (
+    *_LIMITS,
+    ("grpc.so_reuseport", 0),  # else a second server on the port would share it in silence
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+_CHANNEL_OPTIONS = (
+    *_LIMITS,
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.use_local_subchannel_pool", 1),  # a restarted peer is dialled afresh
+)
+
+
+def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:
+    """Returns a server of the running asyncio loop, with our limits, not yet bound or started.
+
+    Args:
+      interceptors: Run after the one that refuses malformed messages.
+    """
+    return grpc.aio.server(
+        interceptors=(_MalformedInterceptor(), *interceptors), options=_SERVER_OPTIONS
+    )
+
+
+def open_channel(target: str) -> grpc.aio.Channel:
+    """Returns a channel to `target` (HOST:PORT) with our limits; it connects when first used."""
+    return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Standard health status of one server: `""` is the process, the rest its services."""
+
+    servicer: health.aio.HealthServicer
+
+    async def set(self, service: str, *, serving: bool) -> None:
+        """Sets whether `service` (full name) is SERVING; watchers hear of it."""
+        status = health_pb2.HealthCheckResponse
+        await self.servicer.set(service, status.SERVING if serving else status.NOT_SERVING)
+
+    async def shut_down(self) -> None:
+        """Says NOT_SERVING for everything from now on."""
+        await self.servicer.enter_graceful_shutdown()
+
+
+async def add_standard_services(server: grpc.aio.Server, services: Iterable[str]) -> Health:
+    """Adds health checking and reflection to `server`, before it starts.
+
+    Args:
+      services: Full names, such as `memserve.v1.GenerateService`. Each starts NOT_SERVING; the
+        process itself (`""`) is SERVING.
+    """
+    names = tuple(services)
+    state = Health(health.aio.HealthServicer())
+    health_pb2_grpc.add_HealthServicer_to_server(state.servicer, server)
+    for name in names:
+        await state.set(name, serving=False)
+    reflection.enable_server_reflection(
+        (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    return state
+
+
+def bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    """Binds `server` to `host` and `port` (0: any free one) and returns the port.
+
+    Raises:
+      ConfigError: the port is in use or may not be used, or the host is not of this machine.
+    """
+    _probe(host, port)
+    try:
+        return server.add_insecure_port(address(host, port))
+    except RuntimeError as error:  # lost the port between the probe and now
+        raise ConfigError(f"port: {port} on {host}: {error}") from None
+
+
+def address(host: str, port: int) -> str:
+    """Returns `HOST:PORT`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _probe(host: str, port: int) -> None:
+    """Binds a plain socket and closes it: gRPC itself does not say why it cannot bind."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise ConfigError(f"host: {host!r}: {error.strerror}, allowed: a local address") from None
+    family, kind, protocol, _, place = found[0]
+    with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(place)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(
+                    f"port: {port} is in use on {host}, allowed: a free port, or 0 for any"
+                ) from None
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ConfigError(f"host: {host!r}: allowed: an address of this machine") from None
+            raise ConfigError(f"port: {port} on {host}: {error.strerror}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Malformed:
+    """Stands for a request whose bytes could not be read, until its handler refuses it."""
+
+    reason: str
+
+
+class _MalformedInterceptor(grpc.aio.ServerInterceptor):
+    """Turns bytes that do not parse into INVALID_ARGUMENT (gRPC alone says UNKNOWN)."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Returns the handler with a forgiving parser and a check before the method."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming or handler.request_deserializer is None:
+            return handler
+        parse = _forgiving(handler.request_deserializer, handler_call_details.method)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                _refusing(handler.unary_stream), parse, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            _refusing(handler.unary_unary), parse, handler.response_serializer
+        )
+
+
+def _forgiving(parse: Callable[[bytes], Any], method: str) -> Callable[[bytes], Any]:
+    def parse_or_explain(raw: bytes) -> Any:
+        try:
+            return parse(raw)
+        except DecodeError as error:
+            return _Malformed(
+                f"request of {method}: got {len(raw)} bytes that are no such message ({error}), "
+                "allowed: a serialized message whose strings are UTF-8"
+            )
+
+    return parse_or_explain
+
+
+def _refusing(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    async def answer(request: Any, context: Any) -> Any:
+        if isinstance(request, _Malformed):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, request.reason)
+        return await method(request, context)
+
+    async def stream(request: Any, context: Any) -> Any:
+        if isinstance(request, _Malformed):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, request.reason)
+        async for response in method(request, context):
+            yield response
+
+    return stream if inspect.isasyncgenfunction(method) else answer

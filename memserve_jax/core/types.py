@@ -119,3 +119,25 @@ class Route:
     decode: InstanceId
     cached_tokens: int = 0  # what the policy expects `prefill` to hold
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one request."""
+
+    prompt_tokens: int
+    cached_tokens: int  # of the prompt, not computed by the prefill side
+    completion_tokens: int  # stop tokens included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Where the seconds of one request went, and who served it."""
+
+    queue_s: float = 0.0
+    ttft_s: float = 0.0
+    jct_s: float = 0.0
+    prefill_instance: str = ""
+    decode_instance: str = ""
+    kv_blocks_moved: int = 0
+    kv_bytes_moved: int = 0

@@ -1,0 +1,1 @@
+"""New tokens' K and V into their slots, in place."""

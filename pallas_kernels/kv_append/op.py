@@ -1,0 +1,36 @@
+"""The public op: picks an implementation, and nothing else."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxtyping import Array, Float, Int32
+
+from pallas_kernels.backend import Backend
+from pallas_kernels.dispatch import choose
+from pallas_kernels.kv_append import reference, xla
+
+_IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
+    Backend.REFERENCE: reference.kv_append,
+    Backend.XLA: xla.kv_append,
+}
+
+
+def kv_append(
+    k_pages: Float[Array, "M K S H"],
+    v_pages: Float[Array, "M K S H"],
+    k: Float[Array, "T K H"],
+    v: Float[Array, "T K H"],
+    slots: Int32[Array, " T"],
+    *,
+    backend: Backend | None = None,
+) -> tuple[Float[Array, "M K S H"], Float[Array, "M K S H"]]:
+    """Writes new tokens' K and V into their slots. See `reference.py`.
+
+    Args are those of the reference, and:
+      backend: The implementation to run; None: the platform's own.
+
+    Raises:
+      ValueError: `backend` names the Pallas kernel, which refuses these shapes.
+    """
+    chosen = choose("kv_append", backend, "no kernel yet")
+    return _IMPLEMENTATIONS[chosen](k_pages, v_pages, k, v, slots)

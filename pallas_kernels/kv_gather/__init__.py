@@ -1,0 +1,1 @@
+"""Pages of many layers into one packed staging array."""

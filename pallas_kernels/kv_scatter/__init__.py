@@ -1,0 +1,1 @@
+"""A packed staging array into pages of many layers, in place."""

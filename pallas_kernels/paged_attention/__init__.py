@@ -1,0 +1,1 @@
+"""Decode attention: one new token per row over its paged context."""

@@ -1,0 +1,1 @@
+"""Prefill attention: chunks of several rows' prompts, flattened, over paged contexts."""

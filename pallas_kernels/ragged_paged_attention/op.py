@@ -1,0 +1,48 @@
+"""The public op: picks an implementation, and nothing else."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxtyping import Array, Float, Int32
+
+from pallas_kernels.backend import Backend
+from pallas_kernels.dispatch import choose
+from pallas_kernels.ragged_paged_attention import reference, xla
+
+_IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
+    Backend.REFERENCE: reference.ragged_paged_attention,
+    Backend.XLA: xla.ragged_paged_attention,
+}
+
+
+def ragged_paged_attention(
+    q: Float[Array, "T N H"],
+    k_pages: Float[Array, "M K S H"],
+    v_pages: Float[Array, "M K S H"],
+    block_tables: Int32[Array, "R P"],
+    query_starts: Int32[Array, " R1"],
+    context_lens: Int32[Array, " R"],
+    *,
+    scale: float,
+    window: int | None = None,
+    backend: Backend | None = None,
+) -> Float[Array, "T N H"]:
+    """Attends new tokens of several rows to their contexts. See `reference.py`.
+
+    Args are those of the reference, and:
+      backend: The implementation to run; None: the platform's own.
+
+    Raises:
+      ValueError: `backend` names the Pallas kernel, which refuses these shapes.
+    """
+    chosen = choose("ragged_paged_attention", backend, "no kernel yet")
+    return _IMPLEMENTATIONS[chosen](
+        q,
+        k_pages,
+        v_pages,
+        block_tables,
+        query_starts,
+        context_lens,
+        scale=scale,
+        window=window,
+    )

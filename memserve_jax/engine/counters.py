@@ -1,0 +1,36 @@
+"""Totals and load of one engine, as the scheduler is told."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start; the fields of proto `Counters`."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prefill_tokens_computed: int = 0
+    output_tokens: int = 0
+    kv_blocks_sent: int = 0
+    kv_bytes_sent: int = 0
+    kv_transfer_calls: int = 0
+    kv_blocks_received: int = 0
+    kv_send_backs: int = 0
+    kv_send_backs_dropped: int = 0
+    preemptions: int = 0
+    cancelled: int = 0
+    blocks_swapped_out: int = 0
+    blocks_swapped_in: int = 0
+    kv_transfer_s: float = 0.0
+    compiled_shapes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """A moment's load."""
+
+    running: int  # requests with a row
+    waiting: int  # without one: queued, awaiting KV, handing off
+    queued_prefill_tokens: int  # prompt tokens not computed yet
+    prefill_tokens_per_s: float  # measured; 0 before the first measurement

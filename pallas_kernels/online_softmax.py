@@ -20,13 +20,10 @@ class Running(NamedTuple):
     weighted: Array  # f32[..., H]  sum of exp(logit - maximum) * v
 
 
-def start(leading: tuple[int, ...], head_dim: int) -> Running:
-    """Returns the state of queries that have seen nothing."""
-    return Running(
-        jnp.full((*leading, 1), MASKED, jnp.float32),
-        jnp.zeros((*leading, 1), jnp.float32),
-        jnp.zeros((*leading, head_dim), jnp.float32),
-    )
+def start(q: Float[Array, "*rest H"]) -> Running:
+    """Returns the state of queries that have seen nothing; varies over the mesh axes q does."""
+    zeros = jnp.zeros_like(q, dtype=jnp.float32)
+    return Running(jnp.full_like(zeros[..., :1], MASKED), zeros[..., :1], zeros)
 
 
 def weigh(

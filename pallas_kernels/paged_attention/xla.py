@@ -53,6 +53,6 @@ def paged_attention(
         seen = jnp.einsum("BKGCS,BCKSH->BKGH", weights, v, preferred_element_type=jnp.float32)
         return state._replace(weighted=state.weighted + seen)
 
-    nothing = online_softmax.start(grouped.shape[:3], head_dim)
+    nothing = online_softmax.start(grouped)
     state = jax.lax.fori_loop(0, turns, turn, nothing)
     return online_softmax.finish(state).reshape(num_rows, num_heads, head_dim).astype(q.dtype)

@@ -137,6 +137,6 @@ def _attend_tile(
         )
         return state._replace(weighted=state.weighted + seen)
 
-    nothing = online_softmax.start(grouped.shape[:3], head_dim)
+    nothing = online_softmax.start(grouped)
     out = online_softmax.finish(jax.lax.fori_loop(0, turns, turn, nothing))  # K G X H
     return out.transpose(2, 0, 1, 3).reshape(tile_tokens, num_heads, head_dim).astype(q.dtype)

@@ -1,0 +1,29 @@
+"""The devices of a process. The one place that asks jax to emulate CPU devices."""
+
+import contextlib
+
+import jax
+
+from memserve_jax.core.errors import ConfigError
+
+
+def acquire_devices(num_devices: int) -> list[jax.Device]:
+    """Returns the process's first `num_devices` devices.
+
+    Where jax runs on the CPU and has not started yet, exactly that many CPU devices are
+    emulated. On any other platform emulated CPU devices do no harm: nothing uses them.
+
+    Raises:
+      ConfigError: there are fewer.
+    """
+    # RuntimeError: jax has started. It keeps the devices that it has.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", num_devices)
+    devices = jax.devices()
+    if len(devices) < num_devices:
+        raise ConfigError(
+            f"devices: the topology asks for {num_devices}, this machine has {len(devices)} "
+            f"({devices[0].platform}), allowed: at most {len(devices)}, or `instances` that "
+            f"name a device twice"
+        )
+    return devices[:num_devices]

@@ -30,7 +30,7 @@ def test_names_and_consecutive_devices(topology: str, expected: list[str]):
 
 @pytest.mark.parametrize("topology", ["", "0c", "1p", "1d", "p1d1", "1p0d", "01c", "two", "1p1d1c"])
 def test_unknown_topologies_are_named(topology: str):
-    with pytest.raises(ConfigError, match="topology: got .*allowed: colocated"):
+    with pytest.raises(ConfigError, match=r"topology: got .*allowed: colocated"):
         plan_cluster(Config(topology=topology))
 
 

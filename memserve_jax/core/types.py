@@ -81,7 +81,7 @@ class SamplingParams:
     min_p: float = 0.0
     seed: int | None = None  # None: the engine draws one
     stop: tuple[str, ...] = ()
-    stop_token_ids: frozenset[int] = field(default_factory=frozenset)
+    stop_token_ids: frozenset[int] = field(default_factory=frozenset[int])
     ignore_eos: bool = False
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0

@@ -1,1 +1,1 @@
-"""The global scheduler: front door, control plane, prompt trees, policies."""
+"""The global scheduler: front door, routing, prompt trees, cluster. Never loads jax."""

@@ -47,3 +47,11 @@ class TransferFailedError(MemServeError):
 
 class NoInstanceError(MemServeError):
     """No live instance has the role a request needs (UNAVAILABLE)."""
+
+
+class UnknownInstanceError(MemServeError):
+    """No instance of that name, or not that life of it, is registered (NOT_FOUND)."""
+
+
+class RefusedError(MemServeError):
+    """What the cluster is at this moment forbids the call (FAILED_PRECONDITION)."""

@@ -1,0 +1,76 @@
+"""Seconds a prefill takes, and the work that makes them up (paper section 5.3).
+
+On floor 0 because two processes ask: the scheduler to route (eq. 1), a prefill instance to
+choose between fetching a prefix and computing it again (eq. 2).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillWork:
+    """What some prompts still cost, in whole numbers: equal work compares equal, in any order."""
+
+    prompts: int = 0
+    new_tokens: int = 0  # to be computed
+    token_pairs: int = 0  # (new token, token it attends to) pairs
+
+    @classmethod
+    def of(cls, num_tokens: int, num_cached: int) -> "PrefillWork":
+        """Returns the work of one prompt of `num_tokens`, the first `num_cached` of them held."""
+        new = num_tokens - num_cached
+        return cls(prompts=1, new_tokens=new, token_pairs=new * num_cached + new * (new + 1) // 2)
+
+    def __add__(self, other: "PrefillWork") -> "PrefillWork":
+        return PrefillWork(
+            prompts=self.prompts + other.prompts,
+            new_tokens=self.new_tokens + other.new_tokens,
+            token_pairs=self.token_pairs + other.token_pairs,
+        )
+
+    def __sub__(self, other: "PrefillWork") -> "PrefillWork":
+        return PrefillWork(
+            prompts=self.prompts - other.prompts,
+            new_tokens=self.new_tokens - other.new_tokens,
+            token_pairs=self.token_pairs - other.token_pairs,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostModel:
+    """The paper's `exec`, linear: projections cost per new token, attention per token pair.
+
+    Linear in the work, so the sum over a queue is the cost of the summed work.
+    """
+
+    fixed_s: float  # per prompt
+    s_per_token: float
+    s_per_token_pair: float
+
+    def seconds(self, work: PrefillWork) -> float:
+        """Seconds to do `work`."""
+        return (
+            work.prompts * self.fixed_s
+            + work.new_tokens * self.s_per_token
+            + work.token_pairs * self.s_per_token_pair
+        )
+
+    def prefill_s(self, num_tokens: int, num_cached: int) -> float:
+        """Seconds to prefill the tokens after the first `num_cached`: `exec(x, y)`."""
+        return self.seconds(PrefillWork.of(num_tokens, num_cached))
+
+    def at_rate(self, tokens_per_s: float) -> "CostModel":
+        """Returns this model stretched to an instance that prefills `tokens_per_s` (> 0).
+
+        What stands in for a fit: the rate gives the cost of a token, and the other terms keep
+        their share.
+        """
+        if self.s_per_token == 0:
+            return dataclasses.replace(self, s_per_token=1 / tokens_per_s)
+        stretch = 1 / (tokens_per_s * self.s_per_token)
+        return CostModel(
+            fixed_s=self.fixed_s * stretch,
+            s_per_token=1 / tokens_per_s,
+            s_per_token_pair=self.s_per_token_pair * stretch,
+        )

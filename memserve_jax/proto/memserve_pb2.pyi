@@ -218,7 +218,7 @@ class PrefillDone(_message.Message):
     def __init__(self, kv_blocks_moved: _Optional[int] = ..., kv_bytes_moved: _Optional[int] = ...) -> None: ...
 
 class ReserveRequest(_message.Message):
-    __slots__ = ("transfer_id", "sender", "sender_epoch", "receiver_epoch", "cache_salt", "token_ids", "first_block", "num_blocks", "insert", "may_wait", "private", "extra_blocks")
+    __slots__ = ("transfer_id", "sender", "sender_epoch", "receiver_epoch", "cache_salt", "token_ids", "first_block", "num_blocks", "insert", "may_wait", "private", "extra_blocks", "timeout_s", "into")
     TRANSFER_ID_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     SENDER_EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +231,8 @@ class ReserveRequest(_message.Message):
     MAY_WAIT_FIELD_NUMBER: _ClassVar[int]
     PRIVATE_FIELD_NUMBER: _ClassVar[int]
     EXTRA_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    INTO_FIELD_NUMBER: _ClassVar[int]
     transfer_id: str
     sender: str
     sender_epoch: int
@@ -243,7 +245,9 @@ class ReserveRequest(_message.Message):
     may_wait: bool
     private: bytes
     extra_blocks: int
-    def __init__(self, transfer_id: _Optional[str] = ..., sender: _Optional[str] = ..., sender_epoch: _Optional[int] = ..., receiver_epoch: _Optional[int] = ..., cache_salt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., first_block: _Optional[int] = ..., num_blocks: _Optional[int] = ..., insert: bool = ..., may_wait: bool = ..., private: _Optional[bytes] = ..., extra_blocks: _Optional[int] = ...) -> None: ...
+    timeout_s: float
+    into: str
+    def __init__(self, transfer_id: _Optional[str] = ..., sender: _Optional[str] = ..., sender_epoch: _Optional[int] = ..., receiver_epoch: _Optional[int] = ..., cache_salt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., first_block: _Optional[int] = ..., num_blocks: _Optional[int] = ..., insert: bool = ..., may_wait: bool = ..., private: _Optional[bytes] = ..., extra_blocks: _Optional[int] = ..., timeout_s: _Optional[float] = ..., into: _Optional[str] = ...) -> None: ...
 
 class ReserveReply(_message.Message):
     __slots__ = ("accepted", "refused_because", "num_held_blocks", "tensor_parallelism", "receiver_epoch", "blocks")

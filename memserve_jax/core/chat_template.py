@@ -41,7 +41,7 @@ class ChatTemplate:
         Raises:
           CheckpointError: `source` is no Jinja template.
         """
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        environment: Any = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[GenerationTag, "jinja2.ext.loopcontrols"],

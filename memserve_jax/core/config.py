@@ -150,7 +150,7 @@ def to_mapping(config: Config) -> dict[str, object]:
 
 def _read_yaml(path: str) -> dict[str, object]:
     try:
-        values = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
+        values: typing.Any = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: cannot read: {reason}") from None
@@ -158,7 +158,7 @@ def _read_yaml(path: str) -> dict[str, object]:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: got {type(values).__name__}, allowed: a mapping of sections")
-    return values
+    return typing.cast(dict[str, object], values)
 
 
 def _set_dotted(values: dict[str, object], key: str, value: object, *, source: str) -> None:
@@ -168,7 +168,7 @@ def _set_dotted(values: dict[str, object], key: str, value: object, *, source: s
         child = node.setdefault(section, {})
         if not isinstance(child, dict):
             raise ConfigError(f"{source}: {section} is not a section")
-        node = child
+        node = typing.cast(dict[str, object], child)
     node[leaf] = value
 
 

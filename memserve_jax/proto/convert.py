@@ -1,0 +1,281 @@
+"""Wire messages to core words and back. Every check of a request is here.
+
+Errors name the proto field (`sampling.max_tokens`), the value and what is allowed.
+"""
+
+import math
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memserve_jax.core.errors import InvalidRequestError
+from memserve_jax.core.model_card import ModelCard
+from memserve_jax.core.tokenizer import Tokenizer
+from memserve_jax.core.types import FinishReason, Request, RequestId, SamplingParams, Timing, Usage
+from memserve_jax.proto import memserve_pb2 as pb
+
+MAX_LOGPROBS = 20
+MAX_STOP_STRINGS = 16
+MAX_KEY_CHARACTERS = 256  # of session_id and cache_salt
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_REASON_TO_MESSAGE = {
+    FinishReason.STOP: pb.STOP,
+    FinishReason.LENGTH: pb.LENGTH,
+    FinishReason.CANCELLED: pb.CANCELLED,
+}
+_REASON_FROM_MESSAGE = {number: reason for reason, number in _REASON_TO_MESSAGE.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the cluster can hold, beside what the model can."""
+
+    max_context_tokens: int  # prompt and answer together
+    max_kv_tokens: int | None = None  # KV of one request in the smallest pool; None: no limit
+
+    @property
+    def context_tokens(self) -> int:
+        """The smaller of the two: prompt and answer together stay within it."""
+        if self.max_kv_tokens is None:
+            return self.max_context_tokens
+        return min(self.max_context_tokens, self.max_kv_tokens)
+
+
+def to_request(
+    message: pb.GenerateRequest,
+    *,
+    card: ModelCard,
+    tokenizer: Tokenizer,
+    limits: Limits,
+    now_s: float,
+) -> Request:
+    """Returns `message` tokenised, with defaults filled in and `max_tokens` clamped.
+
+    Args:
+      message: From a client, or from a scheduler (token ids, nothing unset).
+      card: The model's ids and sampling defaults.
+      tokenizer: The model's.
+      limits: What fits.
+      now_s: The arrival, on the clock of this process.
+
+    Raises:
+      InvalidRequestError: a field out of range, a prompt that is absent, empty or too long.
+    """
+    request_id = message.request_id or uuid.uuid4().hex
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise InvalidRequestError(
+            "request_id", _short(request_id), "1 to 128 of A-Z a-z 0-9 . _ : - (or empty)"
+        )
+    for field in ("session_id", "cache_salt"):
+        value = getattr(message, field)
+        if len(value) > MAX_KEY_CHARACTERS:
+            raise InvalidRequestError(
+                field, f"{len(value)} characters", f"at most {MAX_KEY_CHARACTERS} characters"
+            )
+    prompt = _prompt(message, card, tokenizer, limits)
+    room = limits.context_tokens - len(prompt)
+    return Request(
+        request_id=RequestId(request_id),
+        session_id=message.session_id,
+        prompt_token_ids=prompt,
+        sampling=_sampling(message.sampling, card, room),
+        cache_salt=message.cache_salt,
+        priority=message.priority,
+        arrival_s=now_s,
+    )
+
+
+def to_message(request: Request, route: pb.RouteInfo | None = None) -> pb.GenerateRequest:
+    """Returns `request` as sent to an instance: token ids, every sampling field set."""
+    sampling = request.sampling
+    message = pb.GenerateRequest(
+        request_id=request.request_id,
+        session_id=request.session_id,
+        token_ids=pb.TokenIds(ids=request.prompt_token_ids),
+        sampling=pb.SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            seed=sampling.seed,
+            stop=sampling.stop,
+            stop_token_ids=sorted(sampling.stop_token_ids),
+            ignore_eos=sampling.ignore_eos,
+            repetition_penalty=sampling.repetition_penalty,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            logprobs=sampling.logprobs,
+        ),
+        cache_salt=request.cache_salt,
+        priority=request.priority,
+    )
+    if route is not None:
+        message.route.CopyFrom(route)
+    return message
+
+
+def reason_to_message(reason: FinishReason | None) -> pb.FinishReason:
+    """Returns the wire's word for `reason`; None is unspecified."""
+    return pb.FINISH_REASON_UNSPECIFIED if reason is None else _REASON_TO_MESSAGE[reason]
+
+
+def reason_from_message(number: int) -> FinishReason | None:
+    """Returns the reason; None for unspecified, and for one this version does not know."""
+    return _REASON_FROM_MESSAGE.get(number)  # type: ignore[arg-type]
+
+
+def usage_to_message(usage: Usage) -> pb.Usage:
+    """Returns `usage` for the wire."""
+    return pb.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+    )
+
+
+def usage_from_message(message: pb.Usage) -> Usage:
+    """Returns the usage in `message`."""
+    return Usage(
+        prompt_tokens=message.prompt_tokens,
+        cached_tokens=message.cached_tokens,
+        completion_tokens=message.completion_tokens,
+    )
+
+
+def timing_to_message(timing: Timing) -> pb.Timing:
+    """Returns `timing` for the wire."""
+    return pb.Timing(
+        queue_s=timing.queue_s,
+        ttft_s=timing.ttft_s,
+        jct_s=timing.jct_s,
+        prefill_instance=timing.prefill_instance,
+        decode_instance=timing.decode_instance,
+        kv_blocks_moved=timing.kv_blocks_moved,
+        kv_bytes_moved=timing.kv_bytes_moved,
+    )
+
+
+def timing_from_message(message: pb.Timing) -> Timing:
+    """Returns the timing in `message`."""
+    return Timing(
+        queue_s=message.queue_s,
+        ttft_s=message.ttft_s,
+        jct_s=message.jct_s,
+        prefill_instance=message.prefill_instance,
+        decode_instance=message.decode_instance,
+        kv_blocks_moved=message.kv_blocks_moved,
+        kv_bytes_moved=message.kv_bytes_moved,
+    )
+
+
+def _prompt(
+    message: pb.GenerateRequest, card: ModelCard, tokenizer: Tokenizer, limits: Limits
+) -> tuple[int, ...]:
+    field = message.WhichOneof("prompt")
+    match field:
+        case "text":
+            if not message.text:
+                raise InvalidRequestError("text", "", "a prompt that is not empty")
+            prompt = tokenizer.encode(message.text)
+        case "token_ids":
+            prompt = list(message.token_ids.ids)
+            _check_tokens(prompt, "token_ids", card.vocab_size)
+        case "chat":
+            prompt = tokenizer.encode_chat(_chat(message.chat))
+        case _:
+            raise InvalidRequestError("prompt", "nothing", "one of text, token_ids, chat")
+    if not prompt:
+        raise InvalidRequestError(field, "0 tokens", "a prompt of at least 1 token")
+    if len(prompt) >= limits.max_context_tokens:
+        allowed = (
+            f"at most {limits.max_context_tokens - 1} tokens: "
+            f"the context of {limits.max_context_tokens} less one for the answer"
+        )
+        raise InvalidRequestError(field, f"{len(prompt)} tokens", allowed)
+    if len(prompt) >= limits.context_tokens:
+        allowed = f"at most {limits.context_tokens - 1} tokens: what the KV pool can hold"
+        raise InvalidRequestError(field, f"{len(prompt)} tokens", allowed)
+    if field != "token_ids":
+        _check_tokens(prompt, field, card.vocab_size)
+    return tuple(prompt)
+
+
+def _chat(chat: pb.ChatMessages) -> list[dict[str, str]]:
+    if not chat.messages:
+        raise InvalidRequestError("chat.messages", "0 messages", "at least 1 message")
+    for index, message in enumerate(chat.messages):
+        if not message.role:
+            raise InvalidRequestError(
+                f"chat.messages[{index}].role", "", "system, user, assistant or the model's own"
+            )
+    return [{"role": message.role, "content": message.content} for message in chat.messages]
+
+
+def _check_tokens(token_ids: Sequence[int], field: str, vocab_size: int) -> None:
+    for index, token in enumerate(token_ids):
+        if token >= vocab_size:
+            raise InvalidRequestError(f"{field}[{index}]", token, f"0 to {vocab_size - 1}")
+
+
+def _sampling(message: pb.SamplingParams, card: ModelCard, room: int) -> SamplingParams:
+    """Returns the sampling of a request that has `room` tokens of context left."""
+    default = card.sampling
+    tiny = math.nextafter(0.0, 1.0)
+
+    def number(field: str, low: float, high: float, allowed: str) -> float:
+        return _in_range(message, field, getattr(default, field), (low, high), allowed)
+
+    max_tokens = number("max_tokens", 1, math.inf, ">= 1")
+    sampling = SamplingParams(
+        max_tokens=min(int(max_tokens), room),
+        temperature=number("temperature", 0, math.inf, "a finite number >= 0"),
+        top_k=int(number("top_k", 0, math.inf, ">= 0 (0 keeps all)")),
+        top_p=number("top_p", tiny, 1, "0 < top_p <= 1"),
+        min_p=number("min_p", 0, 1, "0 to 1"),
+        seed=message.seed if message.HasField("seed") else default.seed,
+        stop=tuple(message.stop),
+        stop_token_ids=frozenset(message.stop_token_ids),
+        ignore_eos=message.ignore_eos if message.HasField("ignore_eos") else default.ignore_eos,
+        repetition_penalty=number("repetition_penalty", tiny, math.inf, "a finite number > 0"),
+        presence_penalty=number("presence_penalty", -2, 2, "-2 to 2"),
+        frequency_penalty=number("frequency_penalty", -2, 2, "-2 to 2"),
+        logprobs=int(number("logprobs", 0, MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}"))
+        if message.HasField("logprobs")
+        else default.logprobs,
+    )
+    _check_stops(message, card.vocab_size)
+    return sampling
+
+
+def _check_stops(message: pb.SamplingParams, vocab_size: int) -> None:
+    if len(message.stop) > MAX_STOP_STRINGS:
+        raise InvalidRequestError(
+            "sampling.stop", f"{len(message.stop)} strings", f"at most {MAX_STOP_STRINGS}"
+        )
+    for index, text in enumerate(message.stop):
+        if not text:
+            raise InvalidRequestError(f"sampling.stop[{index}]", "", "a string that is not empty")
+    _check_tokens(message.stop_token_ids, "sampling.stop_token_ids", vocab_size)
+
+
+def _in_range(
+    message: pb.SamplingParams,
+    field: str,
+    default: float,
+    bounds: tuple[float, float],
+    allowed: str,
+) -> float:
+    if not message.HasField(field):  # type: ignore[arg-type]
+        return default
+    value = getattr(message, field)
+    low, high = bounds
+    if not (math.isfinite(value) and low <= value <= high):
+        raise InvalidRequestError(f"sampling.{field}", value, allowed)
+    return value
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 140 else f"{text[:137]}..."

@@ -56,11 +56,13 @@ class PeerChannel(Protocol):
     call ends by `timeout_s` at the latest (`abort`: in a time of the channel's choosing).
     """
 
-    def reserve(self, to: InstanceId, call: ReserveCall) -> Future[ReserveAnswer]:
-        """Asks `to` for blocks. May take until `call.timeout_s`, when memory is short."""
+    def reserve(
+        self, to: InstanceId, call: ReserveCall, *, timeout_s: float
+    ) -> Future[ReserveAnswer]:
+        """Asks `to` for blocks. May take all of `timeout_s`, when memory is short."""
         ...
 
-    def commit(self, to: InstanceId, transfer_id: TransferId, timeout_s: float) -> Future[None]:
+    def commit(self, to: InstanceId, transfer_id: TransferId, *, timeout_s: float) -> Future[None]:
         """Tells `to` that all bytes are there; resolves once they are visible.
 
         A refusal fails the future with the receiver's reason.

@@ -1,0 +1,211 @@
+"""Leases: promises that blocks will not be evicted, moved or reused."""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+from memserve_jax.core.errors import StaleAddressError
+from memserve_jax.core.types import BlockAddress, BlockId, Tier
+from memserve_jax.mempool.allocator import BlockAllocator
+
+
+class Lease:
+    """A promise that `blocks` stay put, until it is closed. Use it in a `with`, or close it.
+
+    Whoever holds the lease may write the blocks it allocated; blocks that a match found are
+    shared and read-only.
+
+    Attributes:
+      num_tokens: Tokens whose KV the blocks hold, from the first block on. Set by what made the
+        lease; the holder keeps it up to date if it cares.
+    """
+
+    __slots__ = ("_anchors", "_blocks", "_book", "_is_open", "num_tokens")
+
+    def __init__(self, book: "LeaseBook", blocks: list[BlockAddress], num_tokens: int):
+        """For `LeaseBook.open` alone."""
+        self._book = book
+        self._blocks = blocks
+        self._anchors: list[BlockAddress] = []
+        self._is_open = True
+        self.num_tokens = num_tokens
+
+    @property
+    def blocks(self) -> tuple[BlockAddress, ...]:
+        """Addresses in the order of the tokens; none once closed."""
+        return tuple(self._blocks)
+
+    @property
+    def block_ids(self) -> list[BlockId]:
+        """Ids of the blocks, all of which are in HBM: a block table.
+
+        Raises:
+          ValueError: a block is in another tier; `swap_in` the lease first.
+        """
+        if any(address.tier is not Tier.HBM for address in self._blocks):
+            raise ValueError("a block of the lease is not in HBM: swap it in first")
+        return [address.block for address in self._blocks]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the promise still holds."""
+        return self._is_open
+
+    def __len__(self) -> int:
+        """Blocks."""
+        return len(self._blocks)
+
+    def share(self) -> "Lease":
+        """Returns a second lease on the same blocks; each is closed by its own holder."""
+        return self._book.share(self)
+
+    def absorb(self, other: "Lease") -> None:
+        """Takes over the blocks of `other`, after its own; `other` ends up closed.
+
+        Raises:
+          ValueError: either lease is closed, or they are the same one.
+          StaleAddressError: they belong to different pools.
+        """
+        self._book.absorb(self, other)
+
+    def close(self) -> None:
+        """Ends the promise. Blocks without another lease that no index holds become free.
+
+        Closing a closed lease does nothing.
+        """
+        self._book.close(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()
+
+
+class LeaseBook:
+    """Every open lease of a pool: the one place where lease counts change.
+
+    Not thread-safe: the pool's owner makes every call.
+    """
+
+    def __init__(
+        self,
+        allocators: Mapping[Tier, BlockAllocator],
+        *,
+        became_idle: Callable[[Tier, list[BlockId]], None],
+        released: Callable[[], None],
+    ):
+        """Makes an empty book.
+
+        Args:
+          allocators: Of the tiers whose blocks are leased.
+          became_idle: Told of indexed blocks whose last lease was closed.
+          released: Told after leases were closed: memory may have become available.
+        """
+        self._allocators = allocators
+        self._became_idle = became_idle
+        self._released = released
+        self._open: set[Lease] = set()
+
+    @property
+    def num_open(self) -> int:
+        """Leases not closed yet."""
+        return len(self._open)
+
+    def open(self, blocks: list[BlockAddress], num_tokens: int) -> Lease:
+        """Returns a lease on blocks that have been counted as leased for it."""
+        lease = Lease(self, blocks, num_tokens)
+        self._open.add(lease)
+        return lease
+
+    def share(self, lease: Lease) -> Lease:
+        """Returns a second lease on the same blocks, anchors included."""
+        self.expect_open(lease)
+        for tier, blocks in _by_tier(lease._blocks + lease._anchors):
+            self._allocators[tier].share(blocks)
+        twin = self.open(list(lease._blocks), lease.num_tokens)
+        twin._anchors = list(lease._anchors)
+        return twin
+
+    def absorb(self, lease: Lease, other: Lease) -> None:
+        """Moves the blocks of `other` to the end of `lease`."""
+        self.expect_open(lease)
+        self.expect_open(other)
+        if lease is other:
+            raise ValueError("a lease cannot absorb itself")
+        lease._blocks += other._blocks
+        lease._anchors += other._anchors
+        lease.num_tokens += other.num_tokens
+        self._end(other)
+
+    def anchor(self, lease: Lease, addresses: Iterable[BlockAddress]) -> None:
+        """Adds leases on blocks that must outlive those of `lease`, without being its own."""
+        wanted = [address for address in addresses if address not in lease._anchors]
+        for tier, blocks in _by_tier(wanted):
+            self._allocators[tier].share(blocks)
+        lease._anchors += wanted
+
+    def replace(self, lease: Lease, index: int, address: BlockAddress) -> None:
+        """Puts a block counted as leased in the place of another, whose lease ends."""
+        old = lease._blocks[index]
+        lease._blocks[index] = address
+        self._release([old])
+
+    def close(self, lease: Lease) -> None:
+        """Ends a lease; does nothing where it has ended."""
+        if not lease._is_open:
+            return
+        blocks = lease._blocks + lease._anchors
+        self._end(lease)
+        self._release(blocks)
+        self._released()
+
+    def expect_open(self, lease: Lease) -> None:
+        """Raises unless the lease is an open one of this book.
+
+        Raises:
+          StaleAddressError: it is of another pool, or of another life of this one.
+          ValueError: it is closed.
+        """
+        if lease._book is not self:
+            raise StaleAddressError("the lease belongs to another pool, or to an earlier life")
+        if not lease._is_open:
+            raise ValueError("the lease is closed")
+
+    def check(self) -> None:
+        """Asserts that every lease count is the number of open leases on the block."""
+        counts: dict[BlockAddress, int] = {}
+        for lease in self._open:
+            assert lease._is_open, "a closed lease is in the book"
+            for address in lease._blocks + lease._anchors:
+                counts[address] = counts.get(address, 0) + 1
+        for tier, allocator in self._allocators.items():
+            mine = {at.block: count for at, count in counts.items() if at.tier is tier}
+            assert mine == allocator.lease_counts(), f"{tier}: lease counts and leases differ"
+
+    def _end(self, lease: Lease) -> None:
+        self._open.discard(lease)
+        lease._is_open = False
+        lease._blocks = []
+        lease._anchors = []
+
+    def _release(self, addresses: list[BlockAddress]) -> None:
+        for tier, blocks in _by_tier(addresses):
+            idle = self._allocators[tier].release(blocks)
+            if idle:
+                self._became_idle(tier, idle)
+
+
+def _by_tier(addresses: list[BlockAddress]) -> list[tuple[Tier, list[BlockId]]]:
+    hbm = [address.block for address in addresses if address.tier is Tier.HBM]
+    if len(hbm) == len(addresses):
+        return [(Tier.HBM, hbm)] if hbm else []
+    host = [address.block for address in addresses if address.tier is Tier.HOST]
+    assert len(hbm) + len(host) == len(addresses), "a lease names a tier without an allocator"
+    return [(Tier.HBM, hbm), (Tier.HOST, host)]

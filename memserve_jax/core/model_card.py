@@ -79,18 +79,18 @@ def _sampling(generation: Mapping[str, Any], file: pathlib.Path) -> SamplingPara
         value = _number(generation, key, file, low=low, high=high, allowed=allowed)
         return fallback if value is None else value
 
-    top_k = number("top_k", default.top_k, -1, math.inf, "a whole number >= 0")
+    top_k = number("top_k", float(default.top_k), -1.0, math.inf, "a whole number >= 0")
     tiny = math.nextafter(0.0, 1.0)
     return SamplingParams(
-        temperature=number("temperature", default.temperature, 0, math.inf, "a number >= 0"),
+        temperature=number("temperature", default.temperature, 0.0, math.inf, "a number >= 0"),
         top_k=max(0, int(top_k)),
-        top_p=number("top_p", default.top_p, tiny, 1, "0 < top_p <= 1"),
-        min_p=number("min_p", default.min_p, 0, 1, "0 <= min_p <= 1"),
+        top_p=number("top_p", default.top_p, tiny, 1.0, "0 < top_p <= 1"),
+        min_p=number("min_p", default.min_p, 0.0, 1.0, "0 <= min_p <= 1"),
         repetition_penalty=number(
             "repetition_penalty", default.repetition_penalty, tiny, math.inf, "a number > 0"
         ),
-        presence_penalty=number("presence_penalty", default.presence_penalty, -2, 2, "-2 to 2"),
-        frequency_penalty=number("frequency_penalty", default.frequency_penalty, -2, 2, "-2 to 2"),
+        presence_penalty=number("presence_penalty", default.presence_penalty, -2.0, 2.0, "-2 to 2"),
+        frequency_penalty=number("frequency_penalty", default.frequency_penalty, -2.0, 2.0, "-2 to 2"),
     )
 
 

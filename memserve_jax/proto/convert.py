@@ -3,6 +3,7 @@
 Errors name the proto field (`sampling.max_tokens`), the value and what is allowed.
 """
 
+import dataclasses
 import math
 import re
 import uuid
@@ -26,6 +27,19 @@ _REASON_TO_MESSAGE = {
     FinishReason.CANCELLED: pb.CANCELLED,
 }
 _REASON_FROM_MESSAGE = {number: reason for reason, number in _REASON_TO_MESSAGE.items()}
+_TINY = math.nextafter(0.0, 1.0)
+_RANGES: dict[str, tuple[float, float, str]] = {  # sampling field -> lowest, highest, in words
+    "max_tokens": (1.0, math.inf, ">= 1"),
+    "temperature": (0.0, math.inf, "a finite number >= 0 (0 is greedy)"),
+    "top_k": (0.0, math.inf, ">= 0 (0 keeps all)"),
+    "top_p": (_TINY, 1.0, "0 < top_p <= 1"),
+    "min_p": (0.0, 1.0, "0 to 1"),
+    "repetition_penalty": (_TINY, math.inf, "a finite number > 0"),
+    "presence_penalty": (-2.0, 2.0, "-2 to 2"),
+    "frequency_penalty": (-2.0, 2.0, "-2 to 2"),
+    "logprobs": (0.0, float(MAX_LOGPROBS), f"0 to {MAX_LOGPROBS}"),
+}
+_PRESENT = (*_RANGES, "seed", "ignore_eos")  # sampling fields that may be unset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,32 +236,19 @@ def _check_tokens(token_ids: Sequence[int], field: str, vocab_size: int) -> None
 
 def _sampling(message: pb.SamplingParams, card: ModelCard, room: int) -> SamplingParams:
     """Returns the sampling of a request that has `room` tokens of context left."""
-    default = card.sampling
-    tiny = math.nextafter(0.0, 1.0)
-
-    def number(field: str, low: float, high: float, allowed: str) -> float:
-        return _in_range(message, field, getattr(default, field), (low, high), allowed)
-
-    max_tokens = number("max_tokens", 1, math.inf, ">= 1")
-    sampling = SamplingParams(
-        max_tokens=min(int(max_tokens), room),
-        temperature=number("temperature", 0, math.inf, "a finite number >= 0"),
-        top_k=int(number("top_k", 0, math.inf, ">= 0 (0 keeps all)")),
-        top_p=number("top_p", tiny, 1, "0 < top_p <= 1"),
-        min_p=number("min_p", 0, 1, "0 to 1"),
-        seed=message.seed if message.HasField("seed") else default.seed,
+    for field, (low, high, allowed) in _RANGES.items():
+        value = getattr(message, field)
+        if message.HasField(field) and not (math.isfinite(value) and low <= value <= high):
+            raise InvalidRequestError(f"sampling.{field}", value, allowed)
+    _check_stops(message, card.vocab_size)
+    given = {field: getattr(message, field) for field in _PRESENT if message.HasField(field)}
+    sampling = dataclasses.replace(
+        card.sampling,
         stop=tuple(message.stop),
         stop_token_ids=frozenset(message.stop_token_ids),
-        ignore_eos=message.ignore_eos if message.HasField("ignore_eos") else default.ignore_eos,
-        repetition_penalty=number("repetition_penalty", tiny, math.inf, "a finite number > 0"),
-        presence_penalty=number("presence_penalty", -2, 2, "-2 to 2"),
-        frequency_penalty=number("frequency_penalty", -2, 2, "-2 to 2"),
-        logprobs=int(number("logprobs", 0, MAX_LOGPROBS, f"0 to {MAX_LOGPROBS}"))
-        if message.HasField("logprobs")
-        else default.logprobs,
+        **given,
     )
-    _check_stops(message, card.vocab_size)
-    return sampling
+    return dataclasses.replace(sampling, max_tokens=min(sampling.max_tokens, room))
 
 
 def _check_stops(message: pb.SamplingParams, vocab_size: int) -> None:
@@ -259,22 +260,6 @@ def _check_stops(message: pb.SamplingParams, vocab_size: int) -> None:
         if not text:
             raise InvalidRequestError(f"sampling.stop[{index}]", "", "a string that is not empty")
     _check_tokens(message.stop_token_ids, "sampling.stop_token_ids", vocab_size)
-
-
-def _in_range(
-    message: pb.SamplingParams,
-    field: str,
-    default: float,
-    bounds: tuple[float, float],
-    allowed: str,
-) -> float:
-    if not message.HasField(field):  # type: ignore[arg-type]
-        return default
-    value = getattr(message, field)
-    low, high = bounds
-    if not (math.isfinite(value) and low <= value <= high):
-        raise InvalidRequestError(f"sampling.{field}", value, allowed)
-    return value
 
 
 def _short(text: str) -> str:

@@ -1,8 +1,9 @@
 """Text to token ids and back: the two kinds of tokenizer file, behind one protocol."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Codec(Protocol):
     """A vocabulary. Ids it does not know decode to nothing, as special tokens do."""
 

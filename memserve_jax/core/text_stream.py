@@ -2,7 +2,7 @@
 
 import codecs
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from memserve_jax.core.codec import Codec
 
@@ -10,6 +10,7 @@ _REPLACEMENT = "\ufffd"
 _MAX_HELD_TOKENS = 4  # UTF-8 has at most four bytes a character
 
 
+@runtime_checkable
 class TextStream(Protocol):
     """What was pushed, joined, and the flush equal the decoded whole."""
 

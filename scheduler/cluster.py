@@ -1,0 +1,284 @@
+"""The instances that are there: registration, heartbeats, epochs, drain, what they are able to.
+
+All of it is soft: a scheduler that restarts is told again by the instances.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from memserve_jax.core.clock import Clock
+from memserve_jax.core.errors import InvalidRequestError, RefusedError, UnknownInstanceError
+from memserve_jax.core.types import CachingMode, InstanceId, Role, Tier
+from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.convert import Limits
+
+SERVING, DRAINING, DOWN = "serving", "draining", "down"  # `state` of an InstanceStatus
+
+_Word = TypeVar("_Word", Role, CachingMode)
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TARGET = re.compile(r"\S+:\d{1,5}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What never changes in one life of an instance, checked."""
+
+    instance: InstanceId
+    epoch: int
+    role: Role
+    caching: CachingMode
+    target: str  # HOST:PORT
+    model: str
+    block_size_tokens: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Member:
+    """One live instance."""
+
+    traits: Traits
+    status: pb.InstanceStatus  # as last reported
+    heard_s: float
+    is_draining: bool = False  # by our order; an instance may also say so itself
+    is_suspect: bool = False  # it could not be reached; its next heartbeat clears it
+
+    @property
+    def state(self) -> str:
+        """What the instance is: serving, draining or down."""
+        if self.is_suspect:
+            return DOWN
+        return DRAINING if self.is_draining else self.status.state
+
+    @property
+    def is_routable(self) -> bool:
+        """Whether new requests may go there."""
+        return self.state == SERVING
+
+
+class Cluster:
+    """The live instances. Lives in the asyncio loop."""
+
+    def __init__(
+        self, *, clock: Clock, timeout_s: float, on_left: Callable[[InstanceId, str], None]
+    ):
+        """Starts empty.
+
+        Args:
+          clock: Of the heartbeats.
+          timeout_s: An instance not heard of for so long is gone.
+          on_left: Told which instance went and why: one life of it is over.
+        """
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._on_left = on_left
+        self._members: dict[InstanceId, Member] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def block_size_tokens(self) -> int | None:
+        """The block size of all instances; None while there is none."""
+        for member in self._members.values():
+            return member.traits.block_size_tokens
+        return None
+
+    @property
+    def can_serve(self) -> bool:
+        """Whether there is a set of instances that a request can be routed to."""
+        roles = {member.traits.role for member in self._members.values() if member.is_routable}
+        return Role.COLOCATED in roles or {Role.PREFILL, Role.DECODE} <= roles
+
+    def members(self) -> list[Member]:
+        """Returns every live instance, by name."""
+        return [self._members[instance] for instance in sorted(self._members)]
+
+    def member(self, instance: str) -> Member:
+        """Returns one live instance.
+
+        Raises:
+          UnknownInstanceError: there is none of that name.
+        """
+        member = self._members.get(InstanceId(instance))
+        if member is None:
+            live = ", ".join(sorted(self._members)) or "none"
+            raise UnknownInstanceError(f"instance: got {instance!r}, live are: {live}")
+        return member
+
+    def lives(self, traits: Traits) -> bool:
+        """Whether that life of an instance is not over."""
+        member = self._members.get(traits.instance)
+        return member is not None and member.traits.epoch == traits.epoch
+
+    def limits(self, max_context_tokens: int) -> Limits:
+        """Returns what every live instance can hold of one request.
+
+        Args:
+          max_context_tokens: The model's.
+        """
+        contexts, pools = [max_context_tokens], []
+        for member in self._members.values():
+            if member.status.max_context_tokens:
+                contexts.append(member.status.max_context_tokens)
+            pools += [
+                tier.num_blocks * member.traits.block_size_tokens
+                for tier in member.status.tiers
+                if tier.tier == Tier.HBM and tier.num_blocks
+            ]
+        return Limits(max_context_tokens=min(contexts), max_kv_tokens=min(pools, default=None))
+
+    def register(self, status: pb.InstanceStatus) -> None:
+        """Takes an instance in; one of the same name and an older epoch is over.
+
+        Raises:
+          InvalidRequestError: a field that no instance can have.
+          RefusedError: it does not fit those that are there; nothing changed.
+        """
+        self.expire()
+        traits = traits_of(status)
+        old = self._members.get(traits.instance)
+        if old is not None and old.traits.epoch > traits.epoch:
+            raise RefusedError(
+                f"status.epoch: {traits.instance} is live with epoch {old.traits.epoch}, "
+                f"got the older {traits.epoch}, allowed: a newer one, or another name"
+            )
+        for member in self._members.values():
+            if member is not old:
+                _refuse_unless_alike(traits, member.traits)
+        if old is not None and old.traits == traits:
+            self.heartbeat(status)
+            return
+        if old is not None:
+            self._remove(old, "it restarted")
+        self._members[traits.instance] = Member(
+            traits=traits, status=status, heard_s=self._clock.now_s()
+        )
+
+    def heartbeat(self, status: pb.InstanceStatus) -> list[str]:
+        """Notes how an instance is; returns the live ones as NAME@EPOCH.
+
+        Raises:
+          UnknownInstanceError: it is not registered, or with another epoch: it should register.
+        """
+        self.expire()
+        member = self.member(status.instance)
+        if member.traits.epoch != status.epoch:
+            raise UnknownInstanceError(
+                f"status.epoch: {status.instance} is registered with epoch "
+                f"{member.traits.epoch}, got {status.epoch}"
+            )
+        member.status = status
+        member.heard_s = self._clock.now_s()
+        member.is_suspect = False
+        return [f"{m.traits.instance}@{m.traits.epoch}" for m in self.members()]
+
+    def deregister(self, instance: str, epoch: int) -> None:
+        """Takes an instance out at its own wish; an older life's wish is ignored."""
+        member = self._members.get(InstanceId(instance))
+        if member is not None and member.traits.epoch == epoch:
+            self._remove(member, "it left")
+
+    def expire(self) -> None:
+        """Takes out the instances that have not been heard of for too long."""
+        now_s = self._clock.now_s()
+        for member in list(self._members.values()):
+            silent_s = now_s - member.heard_s
+            if silent_s > self._timeout_s:
+                self._remove(member, f"it has been silent for {silent_s:.1f} s")
+
+    def refuse_unless_spare(self, instance: str) -> None:
+        """Does nothing where others of the same role take requests.
+
+        Raises:
+          RefusedError: it is the last of its role.
+          UnknownInstanceError: there is no such instance.
+        """
+        role = self.member(instance).traits.role
+        for other in self._members.values():
+            traits = other.traits
+            if traits.role is role and traits.instance != instance and other.is_routable:
+                return
+        raise RefusedError(
+            f"instance: {instance} is the last {role.value} instance that serves, "
+            "allowed: another one, or force"
+        )
+
+    def check(self) -> None:
+        """Asserts that members fit each other and are filed under their names."""
+        for instance, member in self._members.items():
+            assert member.traits.instance == instance, "a member is under another name"
+            assert member.traits.epoch == member.status.epoch, "a status of another life"
+            assert member.traits.block_size_tokens == self.block_size_tokens, "unequal blocks"
+
+    def _remove(self, member: Member, reason: str) -> None:
+        del self._members[member.traits.instance]
+        self._on_left(member.traits.instance, reason)
+
+
+def traits_of(status: pb.InstanceStatus) -> Traits:
+    """Returns the traits in `status`.
+
+    Raises:
+      InvalidRequestError: a field is absent or impossible.
+    """
+    role = _one_of(Role, "status.role", status.role)
+    modes = [mode for mode in CachingMode if _fits(role, mode)]
+    caching = _one_of(CachingMode, "status.caching", status.caching)
+    checks = (
+        ("instance", _NAME.fullmatch(status.instance), "1 to 64 of A-Z a-z 0-9 . _ -"),
+        ("target", _TARGET.fullmatch(status.target), "HOST:PORT"),
+        ("epoch", status.epoch > 0, "> 0"),
+        ("block_size_tokens", 0 < status.block_size_tokens <= 256, "1 to 256"),
+        ("caching", caching in modes, f"for role {role.value} one of {', '.join(modes)}"),
+    )
+    for field, holds, allowed in checks:
+        if not holds:
+            raise InvalidRequestError(f"status.{field}", getattr(status, field), allowed)
+    return Traits(
+        instance=InstanceId(status.instance),
+        epoch=status.epoch,
+        role=role,
+        caching=caching,
+        target=status.target,
+        model=status.model,
+        block_size_tokens=status.block_size_tokens,
+    )
+
+
+def _one_of(kind: type[_Word], field: str, value: str) -> _Word:
+    try:
+        return kind(value)
+    except ValueError:
+        raise InvalidRequestError(field, value, f"one of {', '.join(kind)}") from None
+
+
+def _fits(role: Role, mode: CachingMode) -> bool:
+    return (role is Role.COLOCATED) == (mode in (CachingMode.OFF, CachingMode.ON))
+
+
+def _refuse_unless_alike(new: Traits, live: Traits) -> None:
+    """Does nothing if the two can be in one cluster.
+
+    Raises:
+      RefusedError: they differ in what must be the same.
+    """
+    fields = ["block_size_tokens", "model"]
+    if (new.role is Role.COLOCATED) == (live.role is Role.COLOCATED):
+        fields.append("caching")
+    for field in fields:
+        wanted, got = getattr(live, field), getattr(new, field)
+        if got != wanted:
+            raise RefusedError(
+                f"status.{field}: {new.instance} has {got!r}, allowed: {wanted!r}, "
+                f"as {live.instance} has"
+            )
+
+
+def as_status(member: Member) -> pb.InstanceStatus:
+    """Returns the last status of `member`, with the state that this scheduler gives it."""
+    status = pb.InstanceStatus()
+    status.CopyFrom(member.status)
+    status.state = member.state
+    return status

@@ -1,0 +1,164 @@
+"""From a request to a route, and from answers back to the global trees (paper section 6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memserve_jax.core.clock import Clock
+from memserve_jax.core.cost_model import CostModel, PrefillWork
+from memserve_jax.core.errors import NoInstanceError
+from memserve_jax.core.prompt_tree import block_keys
+from memserve_jax.core.types import InstanceId, Request, Role, Route
+from memserve_jax.proto import memserve_pb2 as pb
+from scheduler.cluster import Cluster, Member, Traits
+from scheduler.load_table import LoadTable, costs
+from scheduler.policies import Policy
+from scheduler.prompt_trees import PromptTrees, reusable_tokens
+from scheduler.view import ClusterView, InstanceLoad
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Where one request goes, with what is needed to send it there and to learn from it."""
+
+    request: Request
+    route: Route
+    prefill: Traits
+    decode: Traits
+    keys: Sequence[bytes]  # of the prompt's whole blocks
+
+    @property
+    def work(self) -> PrefillWork:
+        """What the prefill is expected to cost."""
+        return PrefillWork.of(len(self.request.prompt_token_ids), self.route.cached_tokens)
+
+    def to_message(self) -> pb.RouteInfo:
+        """Returns the route for the wire."""
+        return pb.RouteInfo(
+            prefill_instance=self.prefill.instance,
+            prefill_target=self.prefill.target,
+            decode_instance=self.decode.instance,
+            decode_target=self.decode.target,
+            cached_tokens=self.route.cached_tokens,
+            reason=self.route.reason,
+        )
+
+
+class Router:
+    """Routes by one policy over what cluster, trees and loads say. Lives in the asyncio loop."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        trees: PromptTrees,
+        loads: LoadTable,
+        policy: Policy,
+        cost: CostModel,
+        clock: Clock,
+    ):
+        """Makes a router that has routed nothing.
+
+        Args:
+          cluster: Who is there.
+          trees: Who holds what; this router keeps them up to date.
+          loads: Who is busy.
+          policy: Decides.
+          cost: Of a prefill where no instance has reported its rate.
+          clock: Of the trees.
+        """
+        self._cluster = cluster
+        self._trees = trees
+        self._loads = loads
+        self._policy = policy
+        self._cost = cost
+        self._clock = clock
+        self._num_routed = 0
+
+    @property
+    def num_routed(self) -> int:
+        """Requests routed so far."""
+        return self._num_routed
+
+    def plan(self, request: Request) -> Plan:
+        """Decides where `request` runs.
+
+        Raises:
+          NoInstanceError: no set of live instances can serve it.
+        """
+        self._cluster.expire()
+        block_size = self._cluster.block_size_tokens
+        if block_size is None:
+            raise NoInstanceError("no instance is registered; try again later")
+        keys = block_keys(request.prompt_token_ids, block_size)
+        route = self._policy(request, self._view(request, keys, block_size))
+        self._num_routed += 1
+        return Plan(
+            request=request,
+            route=route,
+            prefill=self._cluster.member(route.prefill).traits,
+            decode=self._cluster.member(route.decode).traits,
+            keys=keys,
+        )
+
+    def prefilled(self, plan: Plan) -> None:
+        """Learns from the first token: the prefill instance holds the prompt."""
+        if plan.prefill.caching.prefill_caches:
+            self._confirm(plan.prefill, plan, plan.keys)
+
+    def arrived(self, plan: Plan) -> None:
+        """Learns from the second token: the decode instance holds the prompt."""
+        if plan.decode.caching.decode_caches:
+            self._confirm(plan.decode, plan, plan.keys)
+
+    def finished(self, plan: Plan, output_token_ids: Sequence[int]) -> None:
+        """Learns from a whole answer: its KV is history, where the caching mode keeps it.
+
+        The last token has none, and an answer of one token never reaches a decode instance.
+        """
+        if len(output_token_ids) < 2:
+            return
+        size = plan.decode.block_size_tokens
+        prompt = plan.request.prompt_token_ids
+        tail = [*prompt[len(plan.keys) * size :], *output_token_ids[:-1]]
+        history = [*plan.keys, *block_keys(tail, size)]
+        if plan.decode.caching.decode_caches:
+            self._confirm(plan.decode, plan, history)
+        if plan.decode.caching.sends_back:
+            self._confirm(plan.prefill, plan, history)
+
+    def _confirm(self, holder: Traits, plan: Plan, keys: Sequence[bytes]) -> None:
+        if self._cluster.lives(holder):
+            tree = self._trees[holder.role]
+            tree.confirm(holder.instance, plan.request.cache_salt, keys, self._clock.now_s())
+
+    def _view(self, request: Request, keys: Sequence[bytes], block_size: int) -> ClusterView:
+        members = [member for member in self._cluster.members() if member.is_routable]
+        cost = costs(members, self._cost)
+        num_tokens = len(request.prompt_token_ids)
+        cached = {
+            instance: reusable_tokens(num_tokens, num_blocks, block_size)
+            for role in (Role.PREFILL, Role.COLOCATED)
+            for instance, num_blocks in self._match(role, request, keys).items()
+        }
+        held = self._match(Role.DECODE, request, keys)
+        return ClusterView(
+            loads=tuple(self._load(member, cost[member.traits.instance]) for member in members),
+            prefill_cached_tokens=cached,
+            decode_cached_tokens={name: blocks * block_size for name, blocks in held.items()},
+            first_block=keys[0] if keys else block_keys(request.prompt_token_ids, num_tokens)[0],
+            turn=self._num_routed,
+        )
+
+    def _match(self, role: Role, request: Request, keys: Sequence[bytes]) -> dict[InstanceId, int]:
+        return self._trees[role].match(request.cache_salt, keys, self._clock.now_s())
+
+    def _load(self, member: Member, cost: CostModel) -> InstanceLoad:
+        instance = member.traits.instance
+        return InstanceLoad(
+            instance=instance,
+            role=member.traits.role,
+            cost=cost,
+            queued=self._loads.queued_at(instance),
+            sequences=self._loads.sequences_at(instance),
+            indexed_blocks=self._trees.blocks_of(instance),
+        )

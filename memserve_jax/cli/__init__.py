@@ -1,0 +1,98 @@
+"""The console script `memserve`: picks a command and imports only its module.
+
+The one lazy import of the code base: `memserve generate` never loads jax.
+"""
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from memserve_jax.client.errors import ClientError
+from memserve_jax.core.errors import CheckpointError, ConfigError, MemServeError
+
+_FOLDER = "memserve_jax.cli"
+COMMANDS = {  # command -> module, what it does
+    "serve": (f"{_FOLDER}.serve", "Serves a whole local cluster."),
+    "scheduler": (f"{_FOLDER}.scheduler", "Runs the global scheduler of a cluster."),
+    "instance": (f"{_FOLDER}.instance", "Runs one instance of a cluster."),
+    "generate": (f"{_FOLDER}.generate", "Streams the answer to one prompt."),
+    "chat": (f"{_FOLDER}.chat", "Talks, turn by turn."),
+    "status": (f"{_FOLDER}.status", "Shows instances, pools, hit rates and KV moved."),
+    "drain": (f"{_FOLDER}.drain", "Takes an instance out gently."),
+    "role": (f"{_FOLDER}.role", "Changes the role of an instance (not there yet)."),
+    "route": (f"{_FOLDER}.route", "Says why a route wins (not there yet)."),
+    "bench": (f"{_FOLDER}.bench", "Measures."),
+    "convert": (f"{_FOLDER}.convert", "Turns a Hugging Face checkpoint into an Orbax one."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when it is chosen, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Returns the click command of `cmd_name`, None if there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(COMMANDS[cmd_name][0]).command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Returns the command that `args` names; an unknown one is an error with the list."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(
+                f"unknown command {args[0]!r}, allowed: {', '.join(COMMANDS)}", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the table without importing anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="memserve-jax", prog_name="memserve")
+def _memserve() -> None:
+    """LLM serving with context caching and disaggregated prefill and decode, in JAX."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and ends the process.
+
+    Exits 0 if all went well; 2 for a usage, config or checkpoint error, 1 for any other error,
+    each with one line on stderr; 130 if interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = " ".join(["memserve", *given[:1]]) if given and given[0] in COMMANDS else "memserve"
+    logging.basicConfig(format="%(asctime)s %(levelname).1s %(name)s: %(message)s")
+    for package in ("memserve_jax", "scheduler"):
+        logging.getLogger(package).setLevel(logging.INFO)
+    try:
+        result = _memserve.main(given or ["--help"], prog_name="memserve", standalone_mode=False)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        _end(2, context.command_path if context else name, error.format_message())
+    except (ConfigError, CheckpointError) as error:
+        _end(2, name, str(error))
+    except (ClientError, MemServeError) as error:
+        _end(1, name, str(error))
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # nobody reads any more; the interpreter's own flush stays silent
+        sys.exit(1)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _end(status: int, name: str, message: str) -> NoReturn:
+    click.echo(f"{name}: {' '.join(message.split())}", err=True)
+    sys.exit(status)

@@ -7,7 +7,6 @@ but not indexed is *active*, KV that is indexed is *historical*.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Shaped

@@ -1,0 +1,299 @@
+"""The local prefix index: which blocks hold the KV of which prefix, and which go first.
+
+A node of the tree stands for one block of tokens after its ancestors. Its KV lies in an HBM
+block, in a HOST block, or in both (equal copies). Two laws keep eviction simple:
+
+* a node in HBM has a parent in HBM, so what falls out of HBM is the end of prefixes;
+* whoever leases a node's block leases its ancestors too (`memory.py` sees to it), so an idle
+  block never has a leased one behind it, and every idle block can be evicted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from memserve_jax.core.prompt_tree import Node, PromptTree
+from memserve_jax.core.types import BlockId, Tier
+from memserve_jax.mempool.allocator import BlockAllocator
+from memserve_jax.mempool.lru import VictimHeap
+
+
+class Holding:
+    """Where the KV of one prefix block lies; the value of a tree node."""
+
+    __slots__ = ("hbm", "host", "num_hbm_children", "stamp")
+
+    def __init__(self) -> None:
+        self.hbm: BlockId | None = None
+        self.host: BlockId | None = None
+        self.num_hbm_children = 0
+        self.stamp = 0  # of the last access, in accesses to this index
+
+    def block(self, tier: Tier) -> BlockId | None:
+        """The block in `tier`."""
+        return self.hbm if tier is Tier.HBM else self.host
+
+
+PrefixNode = Node[Holding]
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What `PrefixIndex.add` did."""
+
+    num_new: int  # positions that no tier held before
+    kept: tuple[BlockId, ...]  # the index's own blocks where it held the position already
+
+
+class PrefixIndex:
+    """Prefixes to blocks, with the least recently used leaf of each tier at hand.
+
+    Tells the allocators which blocks it holds. One instance loop owns it.
+    """
+
+    def __init__(self, allocators: Mapping[Tier, BlockAllocator]):
+        self._allocators = allocators
+        self._tree: PromptTree[Holding] = PromptTree()
+        self._num_accesses = 0
+        self._nodes: dict[Tier, dict[BlockId, PrefixNode]] = {tier: {} for tier in allocators}
+        self._victims: dict[Tier, VictimHeap[PrefixNode]] = {
+            tier: VictimHeap(
+                is_victim=self._is_hbm_victim if tier is Tier.HBM else self._is_host_victim,
+                stamp=_stamp,
+                capacity=allocator.num_blocks,
+            )
+            for tier, allocator in allocators.items()
+        }
+
+    def __len__(self) -> int:
+        """Prefix blocks known."""
+        return len(self._tree)
+
+    def peek(self, salt: str, keys: Sequence[bytes]) -> list[PrefixNode]:
+        """Returns the nodes of the longest held prefix, as if nobody had looked."""
+        return self._tree.walk(salt, keys)
+
+    def find(self, salt: str, keys: Sequence[bytes]) -> list[PrefixNode]:
+        """Returns the nodes of the longest held prefix; they are the last used ones now.
+
+        Who leases some of their blocks must lease all of them.
+        """
+        path = self._tree.walk(salt, keys)
+        self._touch(path)
+        return path
+
+    def node_of(self, tier: Tier, block: BlockId) -> PrefixNode | None:
+        """Returns the node that an indexed block belongs to."""
+        return self._nodes[tier].get(block)
+
+    def add(self, tier: Tier, salt: str, keys: Sequence[bytes], blocks: Sequence[BlockId]) -> Added:
+        """Records that `blocks`, all leased, hold the KV of `keys`, from position 0 on.
+
+        A position that `tier` holds keeps its block.
+
+        Raises:
+          ValueError: a block is indexed for another prefix; nothing changed.
+        """
+        self._expect_unindexed_elsewhere(tier, salt, keys, blocks)
+        num_known = len(self._tree.walk(salt, keys))
+        path = self._tree.extend(salt, keys, Holding)
+        kept: list[BlockId] = []
+        for node, block in zip(path, blocks, strict=True):
+            held = _holding(node).block(tier)
+            if held is None:
+                self.put(tier, node, block)
+            elif held != block:
+                kept.append(held)
+        self._touch(path)
+        return Added(len(path) - num_known, tuple(kept))
+
+    def put(self, tier: Tier, node: PrefixNode, block: BlockId) -> None:
+        """Records that a leased block holds a node's KV too, where `tier` had none."""
+        holding = _holding(node)
+        assert holding.block(tier) is None, "a tier holds one block of a node"
+        if tier is Tier.HBM:
+            holding.hbm = block
+            parent = _parent(node)
+            if parent is not None:
+                _holding(parent).num_hbm_children += 1
+            if holding.host is not None:
+                self._offer(Tier.HOST, node)  # a second copy now: it may go
+        else:
+            holding.host = block
+        self._nodes[tier][block] = node
+        self._allocators[tier].hold(block)
+
+    def take(self, tier: Tier, node: PrefixNode) -> None:
+        """Forgets a node's block in `tier`; the other tier must hold the node."""
+        holding = _holding(node)
+        block = holding.block(tier)
+        assert block is not None, "nothing to take"
+        if tier is Tier.HBM:
+            assert holding.host is not None, "the last copy of a node was taken"
+            assert holding.num_hbm_children == 0, "HBM holds a child"
+            holding.hbm = None
+        else:
+            assert holding.hbm is not None, "the last copy of a node was taken"
+            holding.host = None
+        self._forget(tier, block)
+        if tier is Tier.HBM:
+            self._lost_hbm_child(_parent(node))
+
+    def remove(self, node: PrefixNode) -> int:
+        """Forgets a node and everything below it.
+
+        Returns:
+          Blocks, of all tiers, that left the index.
+        """
+        parent = _parent(node)
+        num_blocks = 0
+        lost_hbm = _holding(node).hbm is not None
+        for gone in self._tree.remove(node):
+            holding = _holding(gone)
+            for tier in self._allocators:
+                block = holding.block(tier)
+                if block is not None:
+                    self._forget(tier, block)
+                    num_blocks += 1
+            holding.hbm = holding.host = None
+            holding.num_hbm_children = 0
+        if lost_hbm:
+            self._lost_hbm_child(parent)
+        if parent is not None:
+            self._offer(Tier.HOST, parent)
+        return num_blocks
+
+    def delete(self, salt: str, keys: Sequence[bytes]) -> int:
+        """Forgets what only the prompt `keys` and its continuations use.
+
+        Returns:
+          Blocks, of all tiers, that left the index.
+        """
+        path = self._tree.walk(salt, keys)
+        num_blocks = 0
+        if path and len(path) == len(keys):
+            num_blocks += self.remove(path.pop())
+        while path and not path[-1].children:
+            num_blocks += self.remove(path.pop())
+        return num_blocks
+
+    def pop_victim(self, tier: Tier) -> PrefixNode | None:
+        """Returns the node whose block in `tier` goes first; None where nothing may go.
+
+        Evict it, or `offer` it again.
+        """
+        return self._victims[tier].pop()
+
+    def offer(self, tier: Tier, node: PrefixNode) -> None:
+        """Puts a victim back that was not evicted after all."""
+        self._offer(tier, node)
+
+    def became_idle(self, tier: Tier, blocks: Sequence[BlockId]) -> None:
+        """Takes note that nobody leases these indexed blocks any more."""
+        nodes = self._nodes[tier]
+        for block in blocks:
+            self._offer(tier, nodes[block])
+
+    def check(self) -> None:
+        """Asserts the laws above, and that blocks, nodes and heaps agree."""
+        self._tree.check()
+        seen: dict[Tier, dict[BlockId, PrefixNode]] = {tier: {} for tier in self._allocators}
+        for node in self._tree:
+            self._check_node(node)
+            for tier, blocks in seen.items():
+                block = _holding(node).block(tier)
+                if block is not None:
+                    assert block not in blocks, f"{tier} block {block} is at two nodes"
+                    blocks[block] = node
+        assert seen == self._nodes, "blocks and nodes disagree"
+        for tier, allocator in self._allocators.items():
+            assert len(seen[tier]) == allocator.num_indexed
+            assert all(allocator.is_indexed(block) for block in seen[tier])
+            offered = {id(node) for node in self._victims[tier]}
+            is_victim = self._is_hbm_victim if tier is Tier.HBM else self._is_host_victim
+            for node in self._tree:
+                assert not is_victim(node) or id(node) in offered, "a victim was never offered"
+
+    def _check_node(self, node: PrefixNode) -> None:
+        holding, parent = _holding(node), _parent(node)
+        assert holding.hbm is not None or holding.host is not None, "a node that nobody holds"
+        num_children = sum(_holding(c).hbm is not None for c in node.children.values())
+        assert num_children == holding.num_hbm_children, "children in HBM are miscounted"
+        if parent is None:
+            return
+        above = _holding(parent)
+        assert holding.stamp <= above.stamp, "a prefix was used after its beginning"
+        if holding.hbm is not None:
+            assert above.hbm is not None, "a node in HBM after one that is not"
+        if self._is_leased(Tier.HBM, node):
+            assert self._is_leased(Tier.HBM, parent), "a leased block after an idle one"
+        elif self._is_leased(Tier.HOST, node) and holding.hbm is None:
+            leased = self._is_leased(Tier.HBM, parent) or self._is_leased(Tier.HOST, parent)
+            assert leased, "a leased block after an idle one"
+
+    def _expect_unindexed_elsewhere(
+        self, tier: Tier, salt: str, keys: Sequence[bytes], blocks: Sequence[BlockId]
+    ) -> None:
+        nodes = self._nodes[tier]
+        known = [(i, nodes[block]) for i, block in enumerate(blocks) if block in nodes]
+        if not known:
+            return
+        path = self._tree.walk(salt, keys)
+        for i, node in known:
+            if i >= len(path) or path[i] is not node:
+                raise ValueError(f"{tier} block {blocks[i]} is indexed for another prefix")
+
+    def _touch(self, path: Sequence[PrefixNode]) -> None:
+        self._num_accesses += 1
+        now = self._num_accesses
+        for node in path:
+            _holding(node).stamp = now
+
+    def _forget(self, tier: Tier, block: BlockId) -> None:
+        del self._nodes[tier][block]
+        self._allocators[tier].drop(block)
+
+    def _lost_hbm_child(self, parent: PrefixNode | None) -> None:
+        if parent is not None:
+            _holding(parent).num_hbm_children -= 1
+            self._offer(Tier.HBM, parent)
+
+    def _offer(self, tier: Tier, node: PrefixNode) -> None:
+        victims = self._victims.get(tier)
+        is_victim = self._is_hbm_victim if tier is Tier.HBM else self._is_host_victim
+        if victims is not None and is_victim(node):
+            victims.push(node)
+
+    def _is_leased(self, tier: Tier, node: PrefixNode) -> bool:
+        block = _holding(node).block(tier)
+        return block is not None and self._allocators[tier].is_leased(block)
+
+    def _is_hbm_victim(self, node: PrefixNode) -> bool:
+        holding = _holding(node)
+        return (
+            holding.hbm is not None
+            and not holding.num_hbm_children
+            and not self._allocators[Tier.HBM].is_leased(holding.hbm)
+        )
+
+    def _is_host_victim(self, node: PrefixNode) -> bool:
+        holding = _holding(node)
+        return (
+            holding.host is not None
+            and (holding.hbm is not None or not node.children)
+            and not self._allocators[Tier.HOST].is_leased(holding.host)
+        )
+
+
+def _holding(node: PrefixNode) -> Holding:
+    assert node.value is not None, "a root holds nothing"
+    return node.value
+
+
+def _stamp(node: PrefixNode) -> int:
+    return _holding(node).stamp
+
+
+def _parent(node: PrefixNode) -> PrefixNode | None:
+    """The node before this one; None for the first block of a prefix."""
+    parent = node.parent
+    return None if parent is None or parent.value is None else parent

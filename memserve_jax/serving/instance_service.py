@@ -1,0 +1,200 @@
+"""`InstanceService`: what other instances and schedulers ask of an instance."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from memserve_jax.core.errors import MemServeError
+from memserve_jax.core.types import InstanceId, Request, Role, TransferId
+from memserve_jax.engine.events import Event, Failed, FirstToken, PrefillDone, Tokens
+from memserve_jax.mempool.control import ReserveAnswer
+from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.convert import to_request
+from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceServicer
+from memserve_jax.serving.answers import first_token_to_message, prefill_done_to_message
+from memserve_jax.serving.instance import Instance
+from memserve_jax.serving.peers import answered_errors
+from memserve_jax.serving.pool_channel import answer_to_message, reserve_from_message
+from memserve_jax.serving.status import status_message
+
+DEFAULT_DRAIN_S = 300.0
+DEFAULT_QUIESCE_S = 60.0  # where the caller gives no deadline
+
+_T = TypeVar("_T")
+
+
+class InstanceServicer(InstanceServiceServicer):
+    """Prefill for decode instances, MemPool for peers, life cycle for schedulers."""
+
+    def __init__(self, instance: Instance, *, drain: Callable[[float], Awaitable[None]]):
+        """Serves `instance`.
+
+        Args:
+          instance: Shared with the other servicer.
+          drain: Stops taking requests, returns when those there are have ended (or raises
+            TimeoutError after so many seconds), and then ends the instance.
+        """
+        self._instance = instance
+        self._parts = instance.parts
+        self._drain = drain
+
+    async def Prefill(
+        self,
+        request: pb.PrefillRequest,
+        context: "grpc.aio.ServicerContext[pb.PrefillRequest, pb.PrefillEvent]",
+    ) -> None:
+        """Streams the first token, then the end of the KV's way to the decode instance."""
+        async with answered_errors(context):
+            self._instance.refuse_unless_serving()
+            if self._instance.identity.role is not Role.PREFILL:
+                await context.abort(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"Prefill: {self._instance.identity.instance} is a "
+                    f"{self._instance.identity.role} instance, allowed: a prefill one",
+                )
+            accepted = to_request(
+                request.request,
+                card=self._parts.card,
+                tokenizer=self._parts.tokenizer,
+                limits=self._instance.limits,
+                now_s=self._parts.clock.now_s(),
+            )
+            decode = InstanceId(request.decode_instance)
+            self._instance.peers.learn(decode, request.decode_target)
+            with self._instance.streams.open(accepted.request_id) as events:
+                await self._hand_over(accepted, decode, events, context)
+
+    async def _hand_over(
+        self,
+        request: Request,
+        decode: InstanceId,
+        events: asyncio.Queue[Event],
+        context: "grpc.aio.ServicerContext[pb.PrefillRequest, pb.PrefillEvent]",
+    ) -> None:
+        engine = self._parts.engine
+        ended = False
+        try:
+            await self._instance.run(lambda: engine.submit_prefill(request, decode))
+            while not ended:
+                event = await events.get()
+                ended = not isinstance(event, FirstToken)
+                match event:
+                    case FirstToken():
+                        await context.write(first_token_to_message(event))
+                    case PrefillDone():
+                        await context.write(prefill_done_to_message(event))
+                    case Failed():
+                        raise event.error
+                    case Tokens():  # the last word on a request that was cancelled here
+                        raise MemServeError("the prefill was cancelled")
+        finally:
+            if not ended:
+                self._instance.cancel(request.request_id)
+
+    async def Reserve(
+        self,
+        request: pb.ReserveRequest,
+        context: "grpc.aio.ServicerContext[pb.ReserveRequest, pb.ReserveReply]",
+    ) -> pb.ReserveReply:
+        """Answers when the pool has found the blocks, or refuses."""
+        async with answered_errors(context):
+            call = reserve_from_message(request)
+            answer: asyncio.Future[ReserveAnswer] = asyncio.get_running_loop().create_future()
+            respond = _resolver(answer)
+            try:
+                await self._instance.run(lambda: self._parts.pool.reserve(call, respond))
+                return answer_to_message(await answer)
+            except asyncio.CancelledError:
+                self._abort(call.transfer_id, "the sender gave up the reservation")
+                raise
+        raise AssertionError("answered above")
+
+    async def Commit(
+        self,
+        request: pb.CommitRequest,
+        context: "grpc.aio.ServicerContext[pb.CommitRequest, pb.CommitReply]",
+    ) -> pb.CommitReply:
+        """Answers when the blocks are visible here."""
+        async with answered_errors(context):
+            outcome: asyncio.Future[MemServeError | None]
+            outcome = asyncio.get_running_loop().create_future()
+            transfer, respond = TransferId(request.transfer_id), _resolver(outcome)
+            await self._instance.run(lambda: self._parts.pool.commit(transfer, respond))
+            error = await outcome
+            if error is not None:
+                raise error
+        return pb.CommitReply()
+
+    async def Abort(
+        self,
+        request: pb.AbortRequest,
+        context: "grpc.aio.ServicerContext[pb.AbortRequest, pb.AbortReply]",
+    ) -> pb.AbortReply:
+        """Gives a reservation back; an unknown one is no error."""
+        self._abort(TransferId(request.transfer_id), request.reason)
+        return pb.AbortReply()
+
+    async def Status(
+        self,
+        request: pb.StatusRequest,
+        context: "grpc.aio.ServicerContext[pb.StatusRequest, pb.InstanceStatus]",
+    ) -> pb.InstanceStatus:
+        """Returns the state between two steps."""
+        instance = self._instance
+        return await instance.run(
+            lambda: status_message(self._parts, state=instance.state, target=instance.target)
+        )
+
+    async def Quiesce(
+        self,
+        request: pb.QuiesceRequest,
+        context: "grpc.aio.ServicerContext[pb.QuiesceRequest, pb.QuiesceReply]",
+    ) -> pb.QuiesceReply:
+        """Answers when no request, transfer or lease is left."""
+        async with answered_errors(context):
+            async with asyncio.timeout(_patience_s(context, DEFAULT_QUIESCE_S)):
+                await self._instance.quiesce()
+            return pb.QuiesceReply(leases=await self._instance.run(self._num_leased))
+        raise AssertionError("answered above")
+
+    async def Drain(
+        self,
+        request: pb.DrainRequest,
+        context: "grpc.aio.ServicerContext[pb.DrainRequest, pb.DrainReply]",
+    ) -> pb.DrainReply:
+        """Takes no more requests and answers when those there are have ended."""
+        async with answered_errors(context):
+            await self._drain(request.timeout_s or DEFAULT_DRAIN_S)
+        return pb.DrainReply(instance=self._instance.identity.instance)
+
+    def _abort(self, transfer: TransferId, reason: str) -> None:
+        self._instance.loop.post(lambda: self._parts.pool.abort(transfer, reason))
+
+    def _num_leased(self) -> int:
+        return self._parts.pool.num_leased
+
+
+def _resolver(future: "asyncio.Future[_T]") -> Callable[[_T], None]:
+    """Returns what resolves `future`, once, from any thread. Call it in the asyncio loop."""
+    asyncio_loop = asyncio.get_running_loop()
+
+    def resolve(value: _T) -> None:
+        if not future.done():
+            future.set_result(value)
+
+    def respond(value: _T) -> None:
+        # RuntimeError: the asyncio loop is closed, so the caller is gone.
+        with contextlib.suppress(RuntimeError):
+            asyncio_loop.call_soon_threadsafe(resolve, value)
+
+    return respond
+
+
+def _patience_s(context: "grpc.aio.ServicerContext[Any, Any]", default_s: float) -> float:
+    """Returns the seconds until the caller's deadline, less what an answer takes."""
+    left_s = context.time_remaining()
+    return default_s if left_s is None else max(0.0, left_s - 0.05)

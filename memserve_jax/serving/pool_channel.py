@@ -1,0 +1,127 @@
+"""The control channel of MemPool over gRPC: `PeerChannel`, and its messages both ways."""
+
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from memserve_jax.core.errors import TransferFailedError
+from memserve_jax.core.types import BlockId, InstanceId, TransferId
+from memserve_jax.mempool.control import ReserveAnswer, ReserveCall
+from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.serving.peers import Peers, peer_errors
+
+ABORT_TIMEOUT_S = 5.0
+_T = TypeVar("_T")
+
+
+def reserve_to_message(call: ReserveCall) -> pb.ReserveRequest:
+    """Returns `call` for the wire."""
+    return pb.ReserveRequest(
+        transfer_id=call.transfer_id,
+        sender=call.sender,
+        sender_epoch=call.sender_epoch,
+        receiver_epoch=call.receiver_epoch or 0,
+        cache_salt=call.salt,
+        token_ids=call.token_ids,
+        first_block=call.first_block,
+        num_blocks=call.num_blocks,
+        insert=call.insert,
+        may_wait=call.may_wait,
+        private=call.private,
+        extra_blocks=call.extra_blocks,
+        timeout_s=call.timeout_s,
+        into=call.into or "",
+    )
+
+
+def reserve_from_message(message: pb.ReserveRequest) -> ReserveCall:
+    """Returns the call in `message`."""
+    return ReserveCall(
+        transfer_id=TransferId(message.transfer_id),
+        sender=InstanceId(message.sender),
+        sender_epoch=message.sender_epoch,
+        receiver_epoch=message.receiver_epoch or None,
+        salt=message.cache_salt,
+        token_ids=tuple(message.token_ids),
+        first_block=message.first_block,
+        num_blocks=message.num_blocks,
+        insert=message.insert,
+        may_wait=message.may_wait,
+        private=message.private,
+        extra_blocks=message.extra_blocks,
+        timeout_s=message.timeout_s,
+        into=TransferId(message.into) if message.into else None,
+    )
+
+
+def answer_to_message(answer: ReserveAnswer) -> pb.ReserveReply:
+    """Returns `answer` for the wire."""
+    return pb.ReserveReply(
+        accepted=answer.accepted,
+        refused_because=answer.refused_because,
+        num_held_blocks=answer.num_held_blocks,
+        tensor_parallelism=answer.tensor_parallelism,
+        receiver_epoch=answer.receiver_epoch,
+        blocks=answer.blocks,
+    )
+
+
+def answer_from_message(message: pb.ReserveReply) -> ReserveAnswer:
+    """Returns the answer in `message`."""
+    return ReserveAnswer(
+        accepted=message.accepted,
+        refused_because=message.refused_because,
+        num_held_blocks=message.num_held_blocks,
+        tensor_parallelism=message.tensor_parallelism,
+        receiver_epoch=message.receiver_epoch,
+        blocks=tuple(BlockId(block) for block in message.blocks),
+    )
+
+
+class GrpcPeerChannel:
+    """`PeerChannel`: each call is one gRPC call with a deadline.
+
+    Called on the pool's thread; its futures are resolved in the asyncio loop's.
+    """
+
+    def __init__(self, peers: Peers, asyncio_loop: asyncio.AbstractEventLoop):
+        self._peers = peers
+        self._asyncio_loop = asyncio_loop
+
+    def reserve(self, to: InstanceId, call: ReserveCall) -> "Future[ReserveAnswer]":
+        """Asks `to` for blocks. May take until `call.timeout_s`, when memory is short."""
+        return self._start(self._reserve(to, call))
+
+    def commit(self, to: InstanceId, transfer_id: TransferId, timeout_s: float) -> "Future[None]":
+        """Tells `to` that all bytes are there; resolves once they are visible."""
+        return self._start(self._commit(to, transfer_id, timeout_s))
+
+    def abort(self, to: InstanceId, transfer_id: TransferId, reason: str) -> "Future[None]":
+        """Gives the reservation back."""
+        return self._start(self._abort(to, transfer_id, reason))
+
+    def _start(self, work: Coroutine[Any, Any, _T]) -> "Future[_T]":
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._asyncio_loop)
+        except RuntimeError:  # the asyncio loop is closed: this instance is going down
+            work.close()
+            failed: Future[_T] = Future()
+            failed.set_exception(TransferFailedError("this instance is shutting down"))
+            return failed
+
+    async def _reserve(self, to: InstanceId, call: ReserveCall) -> ReserveAnswer:
+        message = reserve_to_message(call)
+        with peer_errors(to):
+            reply = await self._peers.stub(to).Reserve(message, timeout=call.timeout_s)
+        return answer_from_message(reply)
+
+    async def _commit(self, to: InstanceId, transfer_id: TransferId, timeout_s: float) -> None:
+        message = pb.CommitRequest(transfer_id=transfer_id)
+        with peer_errors(to):
+            await self._peers.stub(to).Commit(message, timeout=timeout_s)
+
+    async def _abort(self, to: InstanceId, transfer_id: TransferId, reason: str) -> None:
+        message = pb.AbortRequest(transfer_id=transfer_id, reason=reason)
+        with peer_errors(to):
+            await self._peers.stub(to).Abort(message, timeout=ABORT_TIMEOUT_S)

@@ -1,0 +1,131 @@
+"""Keeps the schedulers informed: register, heartbeats, register again, deregister.
+
+A scheduler's state is soft: one that restarts forgets its instances, answers a heartbeat with
+NOT_FOUND, and is told again.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import grpc
+import grpc.aio
+
+from memserve_jax.core.types import InstanceId
+from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.memserve_pb2_grpc import ControlServiceStub
+from memserve_jax.proto.server import open_channel
+
+CALL_TIMEOUT_S = 5.0
+RETRY_S = 0.2  # after a scheduler could not be reached
+
+_log = logging.getLogger(__name__)
+
+
+def parse_members(members: Sequence[str]) -> dict[InstanceId, int]:
+    """Returns instance -> epoch from the `NAME@EPOCH` of a heartbeat's answer."""
+    pairs = (member.rpartition("@") for member in members)
+    return {InstanceId(name): int(epoch) for name, _, epoch in pairs}
+
+
+class Registration:
+    """One instance's standing with every scheduler. Lives in the asyncio loop."""
+
+    def __init__(
+        self,
+        schedulers: Sequence[str],
+        *,
+        status: Callable[[], pb.InstanceStatus],
+        peers_changed: Callable[[Mapping[InstanceId, int]], None],
+    ):
+        """Makes it; `start` starts it.
+
+        Args:
+          schedulers: HOST:PORT of each.
+          status: The instance as it is now.
+          peers_changed: Told the live instances of all schedulers together, with their epochs,
+            whenever one joins, leaves or restarts.
+        """
+        self._status = status
+        self._peers_changed = peers_changed
+        self._channels = {target: open_channel(target) for target in schedulers}
+        self._members: dict[str, dict[InstanceId, int]] = {}  # by scheduler
+        self._live: dict[InstanceId, int] = {}
+        self._registered = {target: asyncio.Event() for target in schedulers}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Starts one task a scheduler."""
+        for target in self._channels:
+            self._tasks.append(asyncio.create_task(self._stay_registered(target)))
+
+    async def registered(self) -> None:
+        """Returns once every scheduler has answered."""
+        for event in self._registered.values():
+            await event.wait()
+
+    async def stop(self) -> None:
+        """Ends the heartbeats, deregisters where a scheduler answers, closes the channels."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(self._deregister(target) for target in self._channels))
+        for channel in self._channels.values():
+            await channel.close()
+
+    async def beat(self) -> None:
+        """Sends every scheduler the state as it is now, without waiting for the next beat."""
+        for target in self._channels:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await self._heartbeat(target)
+
+    async def _stay_registered(self, target: str) -> None:
+        heartbeat_s: float | None = None  # None: not registered
+        reachable = True
+        while True:
+            try:
+                if heartbeat_s is None:
+                    heartbeat_s = await self._register(target)
+                await self._heartbeat(target)
+                reachable = True
+                await asyncio.sleep(heartbeat_s)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.NOT_FOUND:
+                    heartbeat_s = None
+                elif reachable:
+                    _log.warning("scheduler %s: %s", target, error.details())
+                reachable = False
+                await asyncio.sleep(RETRY_S)
+
+    async def _register(self, target: str) -> float:
+        message = pb.RegisterRequest(status=self._status())
+        reply = await self._stub(target).Register(message, timeout=CALL_TIMEOUT_S)
+        self._registered[target].set()
+        _log.info("registered with scheduler %s", target)
+        return reply.heartbeat_s
+
+    async def _heartbeat(self, target: str) -> None:
+        message = pb.HeartbeatRequest(status=self._status())
+        reply = await self._stub(target).Heartbeat(message, timeout=CALL_TIMEOUT_S)
+        self._members[target] = parse_members(reply.members)
+        live: dict[InstanceId, int] = {}
+        for members in self._members.values():
+            for instance, epoch in members.items():
+                live[instance] = max(epoch, live.get(instance, 0))
+        if live != self._live:
+            self._live = live
+            self._peers_changed(live)
+
+    async def _deregister(self, target: str) -> None:
+        if not self._registered[target].is_set():
+            return
+        status = self._status()
+        message = pb.DeregisterRequest(instance=status.instance, epoch=status.epoch)
+        try:
+            await self._stub(target).Deregister(message, timeout=CALL_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            _log.warning("scheduler %s: cannot deregister: %s", target, error.details())
+
+    def _stub(self, target: str) -> ControlServiceStub:
+        return ControlServiceStub(self._channels[target])  # pyright: ignore[reportArgumentType]

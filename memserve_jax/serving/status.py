@@ -1,0 +1,44 @@
+"""An instance's state as told to schedulers and to `Status` callers."""
+
+import dataclasses
+
+from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.serving.instance import EngineParts, State
+
+
+def status_message(parts: EngineParts, *, state: State, target: str) -> pb.InstanceStatus:
+    """Returns the state of an instance. Reads counts only, so any thread may call it.
+
+    Args:
+      parts: The engine and its pool; between two steps for numbers that agree exactly.
+      state: Whether it takes requests.
+      target: HOST:PORT of its server.
+    """
+    identity, load = parts.identity, parts.engine.load
+    return pb.InstanceStatus(
+        instance=identity.instance,
+        epoch=identity.epoch,
+        role=identity.role,
+        state=state,
+        target=target,
+        model=parts.card.name,
+        tensor_parallelism=identity.tp,
+        block_size_tokens=identity.block_size_tokens,
+        caching=identity.caching,
+        tiers=[
+            pb.TierStatus(
+                tier=tier.tier,
+                num_blocks=tier.num_blocks,
+                free_blocks=tier.free_blocks,
+                leased_blocks=tier.leased_blocks,
+                indexed_blocks=tier.indexed_blocks,
+            )
+            for tier in parts.pool.status.tiers
+        ],
+        running=load.running,
+        waiting=load.waiting,
+        queued_prefill_tokens=load.queued_prefill_tokens,
+        prefill_tokens_per_s=load.prefill_tokens_per_s,
+        max_context_tokens=parts.engine.max_context_tokens,
+        counters=pb.Counters(**dataclasses.asdict(parts.engine.counters)),
+    )

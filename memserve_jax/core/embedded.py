@@ -15,28 +15,10 @@ from dataclasses import asdict, dataclass
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-SPECIAL_TOKENS = (
-    "<|bos|>",
-    "<|eos|>",
-    "<|pad|>",
-    "<|end|>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|tool|>",
-)
-NUM_BYTES = 256
-BOS, EOS, PAD, END = range(NUM_BYTES, NUM_BYTES + 4)
+from memserve_jax.core.byte_tokenizer import BOS, EOS, TOKENIZER_SIZE, write_tokenizer
+
 LIKELY_BYTES = b" etaoinshrdlcumwfgypbvk,.\n"  # the head lets answers consist of these alone
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
 _FORMAT = 1  # part of the cache key: raise it when the same shape and seed give other files
 
 
@@ -109,19 +91,13 @@ def make_checkpoint(directory: str, shape: CheckpointShape, seed: int) -> None:
     Raises:
       ValueError: the vocabulary is too small for the tokenizer.
     """
-    least = NUM_BYTES + len(SPECIAL_TOKENS)
-    if shape.vocab_size < least:
-        raise ValueError(f"vocab_size: got {shape.vocab_size}, allowed: at least {least}")
+    if shape.vocab_size < TOKENIZER_SIZE:
+        raise ValueError(f"vocab_size: got {shape.vocab_size}, allowed: at least {TOKENIZER_SIZE}")
     path = pathlib.Path(directory)
     path.mkdir(parents=True, exist_ok=True)
     save_file(_weights(shape, seed), path / "model.safetensors", metadata={"format": "pt"})
-    _tokenizer().save(str(path / "tokenizer.json"))
     _write_json(path / "config.json", _config(shape))
-    _write_json(path / "tokenizer_config.json", _tokenizer_config(shape))
-    _write_json(
-        path / "generation_config.json",
-        {"bos_token_id": BOS, "eos_token_id": [EOS, END], "pad_token_id": PAD},
-    )
+    write_tokenizer(str(path), max_context_tokens=shape.max_context_tokens)
 
 
 def _weights(shape: CheckpointShape, seed: int) -> dict[str, np.ndarray]:
@@ -165,28 +141,6 @@ def _head_bias(vocab_size: int) -> np.ndarray:
     return bias
 
 
-def _tokenizer() -> Tokenizer:
-    byte_names = {byte: name for name, byte in _byte_of_name().items()}
-    vocab = {byte_names[byte]: byte for byte in range(NUM_BYTES)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    specials = [AddedToken(token, normalized=False) for token in SPECIAL_TOKENS]
-    tokenizer.add_special_tokens(specials)  # pyright: ignore[reportUnknownMemberType]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|bos|> $A", special_tokens=[("<|bos|>", BOS)]
-    )
-    return tokenizer
-
-
-def _byte_of_name() -> dict[str, int]:
-    """Returns GPT-2's printable stand-in of each byte: itself, or a code point from 256 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(NUM_BYTES) if byte not in printable]
-    names = {chr(byte): byte for byte in printable}
-    return names | {chr(NUM_BYTES + i): byte for i, byte in enumerate(others)}
-
-
 def _config(shape: CheckpointShape) -> dict[str, object]:
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -206,18 +160,6 @@ def _config(shape: CheckpointShape) -> dict[str, object]:
         "bos_token_id": BOS,
         "eos_token_id": EOS,
         "torch_dtype": "bfloat16",
-    }
-
-
-def _tokenizer_config(shape: CheckpointShape) -> dict[str, object]:
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<|bos|>",
-        "eos_token": "<|eos|>",
-        "pad_token": "<|pad|>",
-        "model_max_length": shape.max_context_tokens,
-        "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
     }
 
 

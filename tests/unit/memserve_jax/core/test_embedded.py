@@ -6,13 +6,9 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import jinja2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from tokenizers import Tokenizer
 
 from memserve_jax.core import embedded
 from memserve_jax.core.embedded import CheckpointShape, embedded_model_path, make_checkpoint
@@ -96,34 +92,6 @@ def test_shapes_and_tied_names_are_as_the_config_says(tmp_path):
 def test_too_small_a_vocabulary_is_refused(tmp_path):
     with pytest.raises(ValueError, match="vocab_size: got 100, allowed: at least 264"):
         make_checkpoint(str(tmp_path), CheckpointShape(vocab_size=100), 0)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("tokenizer")
-    make_checkpoint(str(path), SMALL, 0)
-    return Tokenizer.from_file(str(path / "tokenizer.json"))
-
-
-@settings(deadline=None)
-@given(text=st.text())
-def test_tokens_are_the_bytes(tokenizer, text):
-    if any(token in text for token in embedded.SPECIAL_TOKENS):
-        return
-    ids = tokenizer.encode(text).ids
-    assert ids == [embedded.BOS, *text.encode()]
-    assert tokenizer.decode(ids) == text
-
-
-def test_chat_template_speaks_special_tokens(tokenizer):
-    text = jinja2.Template(embedded.CHAT_TEMPLATE).render(
-        messages=[{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}],
-        bos_token="<|bos|>",
-        add_generation_prompt=True,
-    )
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    assert ids.count(embedded.BOS) == 1
-    assert [i for i in ids if i >= 256] == [256, 260, 259, 261, 259, 262]
 
 
 def test_making_one_needs_no_jax():

@@ -14,9 +14,10 @@ from memserve_jax.proto import memserve_pb2 as pb
 class Answer:
     """The tokens of one request, from whichever instances they come."""
 
-    def __init__(self, request: Request):
-        """Starts with no token."""
+    def __init__(self, request: Request, *, sent_s: float):
+        """Starts with no token; the request was sent to an instance at `sent_s`."""
         self._request = request
+        self._sent_s = sent_s
         self._token_ids: list[int] = []
         self._early: dict[int, pb.GenerateResponse] = {}  # first_index -> came before its turn
         self._is_finished = False
@@ -86,3 +87,4 @@ class Answer:
         if self._first_token_s is not None:
             message.timing.ttft_s = self._first_token_s - arrival_s
         message.timing.jct_s = now_s - arrival_s
+        message.timing.queue_s += self._sent_s - arrival_s

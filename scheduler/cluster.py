@@ -3,6 +3,7 @@
 All of it is soft: a scheduler that restarts is told again by the instances.
 """
 
+import enum
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,14 @@ SERVING, DRAINING, DOWN = "serving", "draining", "down"  # `state` of an Instanc
 _Word = TypeVar("_Word", Role, CachingMode)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TARGET = re.compile(r"\S+:\d{1,5}")
+
+
+class Departure(enum.StrEnum):
+    """Why one life of an instance is over."""
+
+    LEFT = "it left"  # nothing it had is unfinished
+    RESTARTED = "it restarted"
+    SILENT = "its heartbeats stopped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +70,14 @@ class Cluster:
     """The live instances. Lives in the asyncio loop."""
 
     def __init__(
-        self, *, clock: Clock, timeout_s: float, on_left: Callable[[InstanceId, str], None]
+        self, *, clock: Clock, timeout_s: float, on_left: Callable[[Traits, Departure], None]
     ):
         """Starts empty.
 
         Args:
           clock: Of the heartbeats.
           timeout_s: An instance not heard of for so long is gone.
-          on_left: Told which instance went and why: one life of it is over.
+          on_left: Told which life of which instance is over, and why.
         """
         self._clock = clock
         self._timeout_s = timeout_s
@@ -151,7 +160,7 @@ class Cluster:
             self.heartbeat(status)
             return
         if old is not None:
-            self._remove(old, "it restarted")
+            self._remove(old, Departure.RESTARTED)
         self._members[traits.instance] = Member(
             traits=traits, status=status, heard_s=self._clock.now_s()
         )
@@ -178,15 +187,14 @@ class Cluster:
         """Takes an instance out at its own wish; an older life's wish is ignored."""
         member = self._members.get(InstanceId(instance))
         if member is not None and member.traits.epoch == epoch:
-            self._remove(member, "it left")
+            self._remove(member, Departure.LEFT)
 
     def expire(self) -> None:
         """Takes out the instances that have not been heard of for too long."""
         now_s = self._clock.now_s()
         for member in list(self._members.values()):
-            silent_s = now_s - member.heard_s
-            if silent_s > self._timeout_s:
-                self._remove(member, f"it has been silent for {silent_s:.1f} s")
+            if now_s - member.heard_s > self._timeout_s:
+                self._remove(member, Departure.SILENT)
 
     def refuse_unless_spare(self, instance: str) -> None:
         """Does nothing where others of the same role take requests.
@@ -212,9 +220,9 @@ class Cluster:
             assert member.traits.epoch == member.status.epoch, "a status of another life"
             assert member.traits.block_size_tokens == self.block_size_tokens, "unequal blocks"
 
-    def _remove(self, member: Member, reason: str) -> None:
+    def _remove(self, member: Member, departure: Departure) -> None:
         del self._members[member.traits.instance]
-        self._on_left(member.traits.instance, reason)
+        self._on_left(member.traits, departure)
 
 
 def traits_of(status: pb.InstanceStatus) -> Traits:

@@ -3,6 +3,7 @@
 Between two heartbeats this is all that the scheduler knows of an instance's load.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class Flights:
         self._flights: dict[RequestId, Flight] = {}
         self._queued: dict[InstanceId, PrefillWork] = {}
         self._sequences: dict[InstanceId, int] = {}
+        self._waiting: list[tuple[InstanceId | None, asyncio.Future[None]]] = []
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -84,6 +86,14 @@ class Flights:
         """Ends the flight, however it went."""
         self._leave(flight)
         del self._flights[flight.request_id]
+        self._wake()
+
+    async def when_idle(self, instance: InstanceId | None = None) -> None:
+        """Returns once nothing in flight counts at `instance` (None: nothing is in flight)."""
+        while not self._is_idle(instance):
+            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((instance, woken))
+            await woken
 
     def queued_at(self, instance: InstanceId) -> PrefillWork:
         """Returns the prefills given to `instance` that have shown no first token."""
@@ -125,6 +135,17 @@ class Flights:
         self._sequences[instance] -= 1
         if not self._sequences[instance]:
             del self._sequences[instance]
+            self._wake()
+
+    def _is_idle(self, instance: InstanceId | None) -> bool:
+        return not (self._flights if instance is None else self.sequences_at(instance))
+
+    def _wake(self) -> None:
+        for instance, woken in list(self._waiting):
+            if woken.done() or self._is_idle(instance):
+                self._waiting.remove((instance, woken))
+                if not woken.done():
+                    woken.set_result(None)
 
     def _over(self, instance: InstanceId) -> Iterator[Flight]:
         for flight in self._flights.values():

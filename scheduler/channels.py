@@ -1,0 +1,60 @@
+"""One open channel to each instance, kept while the instance lives."""
+
+import asyncio
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from memserve_jax.proto.memserve_pb2_grpc import GenerateServiceStub, InstanceServiceStub
+from memserve_jax.proto.server import open_channel
+
+CLOSE_GRACE_S = 30.0  # for calls under way when an instance has left
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A channel with its stubs."""
+
+    channel: grpc.aio.Channel
+    generate: GenerateServiceStub
+    instance: InstanceServiceStub
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the other end is connected at this moment."""
+        return self.channel.get_state() is grpc.ChannelConnectivity.READY
+
+
+class Channels:
+    """Lines by target. Lives in the asyncio loop."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, Line] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def to(self, target: str) -> Line:
+        """Returns the line to `target` (HOST:PORT), opened if it was not."""
+        line = self._lines.get(target)
+        if line is None:
+            channel = open_channel(target)
+            # The stubs' hints know sync channels only; aio ones fit as well.
+            line = self._lines[target] = Line(
+                channel,
+                GenerateServiceStub(channel),  # pyright: ignore[reportArgumentType]
+                InstanceServiceStub(channel),  # pyright: ignore[reportArgumentType]
+            )
+        return line
+
+    def drop(self, target: str) -> None:
+        """Closes the line to `target` once the calls on it have ended, or after a grace."""
+        line = self._lines.pop(target, None)
+        if line is not None:
+            closing = asyncio.get_running_loop().create_task(line.channel.close(CLOSE_GRACE_S))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Closes every line; no call may be under way."""
+        lines, self._lines = list(self._lines.values()), {}
+        await asyncio.gather(*(line.channel.close() for line in lines), *self._closing)

@@ -1,0 +1,188 @@
+"""What instances and operators ask of the scheduler (`ControlService`)."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from memserve_jax.core.errors import MemServeError
+from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.memserve_pb2_grpc import ControlServiceServicer
+from memserve_jax.proto.status import status_of
+from scheduler.channels import Channels
+from scheduler.cluster import Cluster, Member, as_status
+from scheduler.flights import Flights
+from scheduler.load_table import LoadTable
+from scheduler.router import Router
+
+DEFAULT_TIMEOUT_S = 60.0  # of a call whose client named no deadline
+DEFAULT_DRAIN_S = 300.0
+STATUS_TIMEOUT_S = 1.0  # after that an instance's last heartbeat has to do
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+class Control(ControlServiceServicer):
+    """`ControlService` of the scheduler."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        router: Router,
+        flights: Flights,
+        loads: LoadTable,
+        channels: Channels,
+        policy: str,
+        heartbeat_s: float,
+        on_change: Callable[[], Awaitable[None]],
+    ):
+        """Opens nothing by itself.
+
+        Args:
+          cluster: Who is there; changed here only.
+          router: Counts what was routed.
+          flights: What is in flight.
+          loads: Told every heartbeat.
+          channels: To the instances.
+          policy: Name of the routing policy, as shown.
+          heartbeat_s: How often instances should report.
+          on_change: Awaited after who is routable may have changed.
+        """
+        self._cluster = cluster
+        self._router = router
+        self._flights = flights
+        self._loads = loads
+        self._channels = channels
+        self._policy = policy
+        self._heartbeat_s = heartbeat_s
+        self._on_change = on_change
+
+    async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterReply:
+        """Takes an instance in."""
+        status = request.status
+        try:
+            self._cluster.register(status)
+        except MemServeError as error:
+            _log.warning("refused to register %r: %s", status.instance, error)
+            return await context.abort(*status_of(error))
+        _log.info("registered %s (%s) at %s", status.instance, status.role, status.target)
+        await self._on_change()
+        return pb.RegisterReply(heartbeat_s=self._heartbeat_s)
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
+        """Notes how an instance is, and says who is alive."""
+        try:
+            members = self._cluster.heartbeat(request.status)
+        except MemServeError as error:
+            return await context.abort(*status_of(error))
+        self._loads.heard(request.status)
+        await self._on_change()
+        return pb.HeartbeatReply(members=members)
+
+    async def Deregister(self, request: pb.DeregisterRequest, context: Any) -> pb.DeregisterReply:
+        """Takes an instance out."""
+        del context
+        self._cluster.deregister(request.instance, request.epoch)
+        await self._on_change()
+        return pb.DeregisterReply()
+
+    async def ClusterStatus(self, request: pb.StatusRequest, context: Any) -> pb.ClusterStatusReply:
+        """Asks every instance how it is, and adds what the scheduler knows."""
+        del request, context
+        self._cluster.expire()
+        members = self._cluster.members()
+        statuses = await asyncio.gather(*(self._status(member) for member in members))
+        caching = dict.fromkeys(str(member.traits.caching) for member in members)
+        return pb.ClusterStatusReply(
+            instances=statuses,
+            policy=self._policy,
+            caching=", ".join(caching),
+            routed=self._router.num_routed,
+        )
+
+    async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainReply:
+        """Stops routing to an instance, lets its requests end, then has it drain itself."""
+        timeout_s = request.timeout_s or DEFAULT_DRAIN_S
+        try:
+            member = self._cluster.member(request.instance)
+            if not request.force:
+                self._cluster.refuse_unless_spare(request.instance)
+        except MemServeError as error:
+            return await context.abort(*status_of(error))
+        member.is_draining = True
+        await self._on_change()
+        try:
+            return await self._drain(member, timeout_s, request.force)
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+            # It goes on, or drains all the same and then says so itself.
+            member.is_draining = False
+            await self._on_change()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return await context.abort(error.code(), f"{request.instance}: {error.details()}")
+
+    async def Quiesce(self, request: pb.QuiesceRequest, context: Any) -> pb.QuiesceReply:
+        """Answers when no request, transfer or lease is left anywhere."""
+        del request
+        timeout_s = context.time_remaining() or DEFAULT_TIMEOUT_S
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._flights.when_idle()
+                leases = await self._quiesce_all(timeout_s)
+        except TimeoutError:
+            return await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"not quiet after {timeout_s:.1f} s"
+            )
+        except grpc.aio.AioRpcError as error:
+            return await context.abort(error.code(), error.details() or "")
+        return pb.QuiesceReply(leases=leases)
+
+    async def _quiesce_all(self, timeout_s: float) -> int:
+        """Returns the leases left.
+
+        Asks twice: what one instance still sends may reach another after that one was quiet, but
+        once all have been quiet nothing starts anew.
+        """
+        leases = 0
+        for _ in range(2):
+            lines = [self._channels.to(m.traits.target) for m in self._cluster.members()]
+            calls = [
+                line.instance.Quiesce(pb.QuiesceRequest(), timeout=timeout_s) for line in lines
+            ]
+            leases = sum(reply.leases for reply in await asyncio.gather(*calls))
+        return leases
+
+    async def _status(self, member: Member) -> pb.InstanceStatus:
+        line = self._channels.to(member.traits.target)
+        try:
+            status = await line.instance.Status(pb.StatusRequest(), timeout=STATUS_TIMEOUT_S)
+        except grpc.aio.AioRpcError:
+            return as_status(member)
+        if (status.instance, status.epoch) == (member.traits.instance, member.traits.epoch):
+            status.state = status.state if member.is_routable else member.state
+            return status
+        return as_status(member)
+
+    async def _drain(self, member: Member, timeout_s: float, force: bool) -> pb.DrainReply:
+        """Drains `member` within `timeout_s`; afterwards its own time-out decides.
+
+        Our requests on the way to it must arrive before it stops taking any.
+        """
+        started_s = asyncio.get_running_loop().time()
+        instance = member.traits.instance
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._flights.when_idle(instance)
+        except TimeoutError:
+            _log.warning("%s still has requests after %.1f s", instance, timeout_s)
+        left_s = max(1.0, timeout_s - (asyncio.get_running_loop().time() - started_s))
+        line = self._channels.to(member.traits.target)
+        reply = await line.instance.Drain(
+            pb.DrainRequest(timeout_s=left_s, force=force), timeout=left_s + DEFAULT_TIMEOUT_S
+        )
+        return pb.DrainReply(instance=reply.instance or instance)

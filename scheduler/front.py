@@ -1,0 +1,185 @@
+"""The front door: one request in, routed, one stream of tokens out (design section 7)."""
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from memserve_jax.core.clock import Clock
+from memserve_jax.core.errors import MemServeError, NoInstanceError
+from memserve_jax.core.model_card import ModelCard
+from memserve_jax.core.tokenizer import Tokenizer
+from memserve_jax.core.types import Request
+from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.convert import to_message, to_request
+from memserve_jax.proto.memserve_pb2_grpc import GenerateServiceServicer
+from memserve_jax.proto.status import status_of
+from scheduler.answer import Answer
+from scheduler.channels import Channels, Line
+from scheduler.cluster import Cluster
+from scheduler.flights import Flight, Flights
+from scheduler.router import Plan, Router
+
+LONG_PROMPT_BYTES = 1 << 14  # tokenised on a thread, so that nobody else waits
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """One attempt to serve a request."""
+
+    plan: Plan
+    flight: Flight
+    answer: Answer
+
+
+class FrontDoor(GenerateServiceServicer):
+    """`GenerateService` of the scheduler."""
+
+    def __init__(
+        self,
+        *,
+        card: ModelCard,
+        tokenizer: Tokenizer,
+        cluster: Cluster,
+        router: Router,
+        flights: Flights,
+        channels: Channels,
+        clock: Clock,
+    ):
+        """Opens nothing by itself.
+
+        Args:
+          card: The model's ids, limits and sampling defaults.
+          tokenizer: The model's.
+          cluster: Who is there.
+          router: Decides and learns.
+          flights: What is in flight.
+          channels: To the instances.
+          clock: Of arrivals and of the times reported.
+        """
+        self._card = card
+        self._tokenizer = tokenizer
+        self._cluster = cluster
+        self._router = router
+        self._flights = flights
+        self._channels = channels
+        self._clock = clock
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
+        """Streams an answer from the instance that the policy chose."""
+        try:
+            prepared = await self._prepare(request)
+            flight = self._flights.admit(prepared.request_id)
+            try:
+                await self._serve(prepared, flight, context)
+            finally:
+                self._flights.land(flight)
+        except MemServeError as error:
+            await context.abort(*status_of(error))
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details() or "")
+
+    async def Route(self, request: pb.GenerateRequest, context: Any) -> pb.RouteResponse:
+        """Says where to stream from directly."""
+        try:
+            plan = self._router.plan(await self._prepare(request))
+        except MemServeError as error:
+            return await context.abort(*status_of(error))
+        return pb.RouteResponse(target=plan.decode.target, route=plan.to_message())
+
+    async def _prepare(self, message: pb.GenerateRequest) -> Request:
+        arrival_s = self._clock.now_s()
+        limits = self._cluster.limits(self._card.max_context_tokens)
+
+        def prepare() -> Request:
+            return to_request(
+                message,
+                card=self._card,
+                tokenizer=self._tokenizer,
+                limits=limits,
+                now_s=arrival_s,
+            )
+
+        is_text = message.WhichOneof("prompt") != "token_ids"
+        if is_text and message.ByteSize() > LONG_PROMPT_BYTES:
+            return await asyncio.to_thread(prepare)
+        return prepare()
+
+    async def _serve(self, request: Request, flight: Flight, context: Any) -> None:
+        """Routes `request` and streams its answer to the client.
+
+        One attempt. A replay elsewhere would plan again and go on with the same `Answer`, which
+        knows what the client has (issue 5).
+
+        Raises:
+          NoInstanceError: no instance, or the one that served went away.
+          MemServeError: an instance broke the protocol.
+          grpc.aio.AioRpcError: the instance's own error, with its code.
+        """
+        plan = self._router.plan(request)
+        self._flights.depart(flight, plan.route, plan.work)
+        answer = Answer(request, sent_s=self._clock.now_s())
+        line = self._channels.to(plan.decode.target)
+        call = line.generate.Generate(
+            to_message(request, plan.to_message()), timeout=context.time_remaining()
+        )
+        lost: list[str] = []
+
+        def lose(reason: str) -> None:
+            lost.append(reason)
+            call.cancel()
+
+        flight.on_lost = lose
+        try:
+            await self._relay(call, Relay(plan, flight, answer), context)
+        except (asyncio.CancelledError, grpc.aio.AioRpcError) as error:
+            if lost:
+                raise NoInstanceError(f"{_name(plan)} was lost: {lost[0]}; try again") from None
+            if isinstance(error, grpc.aio.AioRpcError):
+                raise self._explained(error, plan, line) from None
+            raise  # the client hung up, or its deadline has passed
+        finally:
+            flight.on_lost = None
+            call.cancel()
+
+    async def _relay(self, call: Any, relay: Relay, context: Any) -> None:
+        """Passes the messages of `call` on to the client and learns from them."""
+        answer = relay.answer
+        async for response in call:
+            for message in answer.take(response, self._clock.now_s()):
+                self._learn(relay)
+                await context.write(message)
+        if not answer.is_finished:
+            raise MemServeError(f"{_name(relay.plan)} ended the stream before the answer was done")
+
+    def _learn(self, relay: Relay) -> None:
+        """Notes what the tokens so far say about load and caches."""
+        plan, flight, answer = relay.plan, relay.flight, relay.answer
+        if answer.token_ids and flight.work is not None:
+            self._flights.prefilled(flight)
+            self._router.prefilled(plan)
+        if len(answer.token_ids) > 1 and not flight.has_arrived:
+            self._flights.arrived(flight)
+            self._router.arrived(plan)
+        if answer.is_finished:
+            self._router.finished(plan, answer.token_ids)
+
+    def _explained(self, error: grpc.aio.AioRpcError, plan: Plan, line: Line) -> Exception:
+        """Returns what the client is told of an instance's error."""
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            return error
+        if not line.is_up:
+            with contextlib.suppress(MemServeError):
+                self._cluster.member(plan.decode.instance).is_suspect = True
+        _log.warning("%s: %s is unavailable: %s", plan.request.request_id, _name(plan), error)
+        return NoInstanceError(f"{_name(plan)} is unavailable: {error.details()}; try again")
+
+
+def _name(plan: Plan) -> str:
+    return f"instance {plan.decode.instance} at {plan.decode.target}"

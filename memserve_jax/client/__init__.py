@@ -1,1 +1,7 @@
-"""The Python client."""
+"""The Python client: `with Client("127.0.0.1:50051") as client: client.generate("Hello")`."""
+
+from memserve_jax.client.answer import Answer, Chunk
+from memserve_jax.client.client import Client
+from memserve_jax.client.errors import ClientError
+
+__all__ = ["Answer", "Chunk", "Client", "ClientError"]

@@ -1,0 +1,132 @@
+"""`memserve status`: instances, pools, hit rates and KV moved."""
+
+import json
+import threading
+from typing import Any
+
+import click
+from google.protobuf.message import Message
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from memserve_jax.cli.options import target_option
+from memserve_jax.client import Client
+from memserve_jax.proto import memserve_pb2 as pb
+
+_COLUMNS = (
+    "instance",
+    "role",
+    "state",
+    "target",
+    "tp",
+    "running",
+    "waiting",
+    "hbm blocks",
+    "host blocks",
+    "hit rate",
+    "output tokens",
+    "KV sent",
+    "KV received",
+)
+
+
+@click.command()
+@target_option
+@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object (with --watch: one a line).")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two looks of --watch.",
+)
+def command(target: str, watch: bool, as_json: bool, interval: float) -> None:
+    """Show instances, pools, hit rates and KV moved."""
+    console = Console()
+    with Client(target) as client:
+        if not watch:
+            reply = client.status()
+            if as_json:
+                click.echo(json.dumps(to_plain(reply), indent=2))
+            else:
+                console.print(to_table(reply))
+            return
+        pause = threading.Event()  # never set: Ctrl-C ends the wait
+        if as_json:
+            while not pause.wait(0):
+                click.echo(json.dumps(to_plain(client.status())))
+                pause.wait(interval)
+        with Live(to_table(client.status()), console=console, auto_refresh=False) as live:
+            while not pause.wait(interval):
+                live.update(to_table(client.status()), refresh=True)
+
+
+def to_plain(message: Message) -> dict[str, Any]:
+    """Returns `message` as plain values, every field there; 64-bit numbers stay numbers."""
+    plain: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is None:
+            plain[field.name] = value
+        elif isinstance(value, Message):
+            plain[field.name] = to_plain(value)
+        else:
+            plain[field.name] = [to_plain(entry) for entry in value]
+    return plain
+
+
+def to_table(reply: pb.ClusterStatusReply) -> Group:
+    """Returns what a person sees."""
+    table = Table(box=None, pad_edge=False)
+    for column in _COLUMNS:
+        is_number = column not in ("instance", "role", "state", "target")
+        table.add_column(column, justify="right" if is_number else "left")
+    for status in sorted(reply.instances, key=lambda entry: (entry.role, entry.instance)):
+        table.add_row(*_row(status))
+    head = f"{len(reply.instances)} instances, caching {reply.caching or '-'}"
+    if reply.policy:
+        head += f", policy {reply.policy}, {reply.routed} requests routed"
+    return Group(head, table)
+
+
+def _row(status: pb.InstanceStatus) -> list[str]:
+    tiers = {tier.tier: tier for tier in status.tiers}
+    counters = status.counters
+    return [
+        status.instance,
+        status.role,
+        status.state,
+        status.target,
+        str(status.tensor_parallelism),
+        str(status.running),
+        str(status.waiting),
+        _blocks(tiers.get("hbm")),
+        _blocks(tiers.get("host")),
+        _share(counters.cached_tokens, counters.prompt_tokens),
+        str(counters.output_tokens),
+        f"{counters.kv_blocks_sent} ({_size(counters.kv_bytes_sent)})",
+        str(counters.kv_blocks_received),
+    ]
+
+
+def _blocks(tier: pb.TierStatus | None) -> str:
+    """Blocks in use of all, and how many of those are cached prefixes."""
+    if tier is None or not tier.num_blocks:
+        return "-"
+    used = tier.num_blocks - tier.free_blocks
+    return f"{used}/{tier.num_blocks} ({tier.indexed_blocks} cached)"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "-"
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

@@ -5,7 +5,6 @@ is a set of instances that a request can be routed to.
 """
 
 import asyncio
-import contextlib
 import logging
 from dataclasses import dataclass
 
@@ -123,17 +122,19 @@ class SchedulerServer:
         return port
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no more requests, gives those there are `grace_s` to end, then cancels them."""
-        running, self._running = self._running, None
+        """Takes no more requests, gives those there are `grace_s` to end, then cancels them.
+
+        May be called again meanwhile, with a shorter grace.
+        """
+        running = self._running
         if running is None:
             return
         # Instances cannot be heard any more, so from now on their silence means nothing.
         running.watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running.watch
         await running.health.shut_down()
         await running.server.stop(grace_s)
         await self._channels.close()
+        self._running = None
 
     def check(self) -> None:
         """Asserts the invariants of all state."""

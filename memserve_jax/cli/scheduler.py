@@ -1,0 +1,28 @@
+"""`memserve scheduler`: the global scheduler as a process. Never loads jax."""
+
+import click
+
+from memserve_jax.core.config import load_config
+from scheduler.process import run
+
+
+@click.command()
+@click.option("--config", "path", type=click.Path(), help="YAML of the deployment.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a config key.")
+@click.option("--model", help="Model directory: its tokenizer and limits are used.")
+@click.option("--host", help="Address to listen on (127.0.0.1).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port (50051); 0 picks one.")
+def command(
+    path: str | None,
+    overrides: tuple[str, ...],
+    model: str | None,
+    host: str | None,
+    port: int | None,
+) -> None:
+    """Route requests to the instances that register here.
+
+    Prints `ready grpc=HOST:PORT` once it listens. SIGTERM and SIGINT drain it for up to 30 s; a
+    second one ends it at once.
+    """
+    flags = {"model.path": model, "host": host, "port": port}
+    run(load_config(path, overrides=overrides, flags=flags), click.echo)

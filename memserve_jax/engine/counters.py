@@ -34,3 +34,26 @@ class Load:
     waiting: int  # without one: queued, awaiting KV, handing off
     queued_prefill_tokens: int  # prompt tokens not computed yet
     prefill_tokens_per_s: float  # measured; 0 before the first measurement
+
+
+class PrefillRate:
+    """Prompt tokens computed a second, while prompts are computed: a moving average."""
+
+    _WEIGHT = 0.2  # of the latest step
+
+    def __init__(self):
+        self._tokens_per_s = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """The rate; 0 before the first step."""
+        return self._tokens_per_s
+
+    def add(self, num_tokens: int, seconds: float) -> None:
+        """Takes a step that computed `num_tokens` prompt tokens in `seconds` into account."""
+        if seconds <= 0:
+            return
+        latest = num_tokens / seconds
+        if not self._tokens_per_s:
+            self._tokens_per_s = latest
+        self._tokens_per_s += self._WEIGHT * (latest - self._tokens_per_s)

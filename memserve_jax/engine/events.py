@@ -3,16 +3,7 @@
 from dataclasses import dataclass
 
 from memserve_jax.core.errors import MemServeError
-from memserve_jax.core.types import FinishReason, RequestId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Token counts of an answer, known at its end."""
-
-    prompt_tokens: int
-    cached_tokens: int  # prompt tokens the prefill side did not compute, first attempt
-    completion_tokens: int  # EOS and stop tokens included
+from memserve_jax.core.types import FinishReason, RequestId, Usage
 
 
 @dataclass(frozen=True, slots=True)

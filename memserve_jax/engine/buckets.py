@@ -1,0 +1,42 @@
+"""The one ladder: every compiled shape of a step is one of its rungs."""
+
+import bisect
+from dataclasses import dataclass
+
+LEAST_CHUNK_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Sizes a step is padded to. A size between two rungs takes the upper one."""
+
+    decode_rows: tuple[int, ...]  # B of a decode step
+    mixed_tokens: tuple[int, ...]  # T of a step that also prefills
+
+    def rows(self, num_rows: int) -> int:
+        """The rung for a decode step of `num_rows` rows."""
+        return self.decode_rows[bisect.bisect_left(self.decode_rows, num_rows)]
+
+    def tokens(self, num_tokens: int) -> int:
+        """The rung for a mixed step of `num_tokens` tokens."""
+        return self.mixed_tokens[bisect.bisect_left(self.mixed_tokens, num_tokens)]
+
+    def __len__(self) -> int:
+        return len(self.decode_rows) + len(self.mixed_tokens)
+
+
+def make_ladder(*, max_running: int, chunk_tokens: int) -> Ladder:
+    """Returns powers of two up to each limit, and the limits themselves."""
+    return Ladder(
+        decode_rows=_doubling(1, max_running),
+        mixed_tokens=_doubling(min(LEAST_CHUNK_TOKENS, chunk_tokens), chunk_tokens),
+    )
+
+
+def _doubling(least: int, most: int) -> tuple[int, ...]:
+    rungs = []
+    rung = least
+    while rung < most:
+        rungs.append(rung)
+        rung *= 2
+    return (*rungs, most)

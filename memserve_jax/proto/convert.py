@@ -9,6 +9,7 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from memserve_jax.core.errors import InvalidRequestError
 from memserve_jax.core.model_card import ModelCard
@@ -131,7 +132,7 @@ def to_message(request: Request, route: pb.RouteInfo | None = None) -> pb.Genera
     return message
 
 
-def reason_to_message(reason: FinishReason | None) -> pb.FinishReason:
+def reason_to_message(reason: FinishReason | None) -> Any:  # an enum, which beartype cannot read
     """Returns the wire's word for `reason`; None is unspecified."""
     return pb.FINISH_REASON_UNSPECIFIED if reason is None else _REASON_TO_MESSAGE[reason]
 

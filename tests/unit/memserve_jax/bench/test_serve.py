@@ -76,7 +76,12 @@ def test_the_warm_up_is_not_counted_and_shares_no_prefix():
     servicer = FakeGenerate()
     with served(servicer) as target:
         chosen = options(
-            target=target, num_requests=4, prompt_tokens="40", output_tokens="3", warm_up=2
+            target=target,
+            num_requests=4,
+            prompt_tokens="40",
+            output_tokens="3",
+            warm_up=2,
+            concurrency=1,
         )
         seen = []
         result = run(chosen, build_workload(chosen), on_record=seen.append)

@@ -52,7 +52,7 @@ def streamed(kind: str, pushes: list[list[int]]) -> str:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_ids_in_any_pushes_join_to_the_decoded_whole(kind, data):
     byte_heavy = st.integers(0, 420) | st.integers(128, 256) | st.integers(1, 262)
@@ -62,7 +62,7 @@ def test_any_ids_in_any_pushes_join_to_the_decoded_whole(kind, data):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text=st.lists(st.sampled_from(TEXTS) | st.text(max_size=6), max_size=4).map("".join))
 def test_text_survives_one_token_at_a_time(kind, text):
     ids = tokenizer(kind).encode(text)

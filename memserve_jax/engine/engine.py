@@ -147,11 +147,12 @@ class Engine:
         self._start_decoding(sequence)
 
     def fail(self, request_id: RequestId, error: MemServeError) -> None:
-        """Ends a request whose peer failed: releases everything and emits `Failed`.
+        """Ends a request that waits for a peer that failed: releases everything, emits `Failed`.
 
-        Unknown requests are ignored.
+        Unknown requests are ignored, and those that have all they need of the peer.
         """
-        if (sequence := self._sequences.get(request_id)) is not None:
+        sequence = self._sequences.get(request_id)
+        if sequence is not None and sequence.phase is Phase.AWAITING_KV:
             self._events.append(Failed(request_id=request_id, error=error))
             self._abandon(sequence, str(error))
 

@@ -7,7 +7,9 @@ import jax
 from memserve_jax.core.errors import ConfigError
 
 
-def acquire_devices(num_devices: int) -> list[jax.Device]:
+def acquire_devices(
+    num_devices: int,
+) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]
     """Returns the process's first `num_devices` devices.
 
     Where jax runs on the CPU and has not started yet, exactly that many CPU devices are

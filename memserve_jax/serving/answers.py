@@ -15,14 +15,12 @@ class AnswerTiming:
         self._decode = decode
         self._first_s: float | None = None  # when the first token came
         self._queue_s = 0.0
-        self.num_tokens = 0
         self.moved: PrefillDone | None = None  # what came by transfer, once it has
 
     def saw(self, tokens: Tokens, now_s: float) -> None:
         """Takes note of new tokens."""
         if self._first_s is None and tokens.token_ids:
             self._first_s = now_s
-        self.num_tokens += len(tokens.token_ids)
         if tokens.queue_s is not None:
             self._queue_s = tokens.queue_s
 

@@ -140,8 +140,8 @@ class _Answer:
     async def _take_over(self, target: str, timeout_s: float | None) -> PrefillDone | None:
         """Calls `Prefill` and tells the engine of the first token.
 
-        Returns what was moved here, or None where the peer failed. The engine hears of a
-        failure unless it went on to decode, and so has all that it needs of the peer.
+        Returns what was moved here, or None where the peer failed; the engine hears of that,
+        and ends the request unless it has the KV already.
         """
         request, identity = self._request, self._instance.identity
         stub = self._instance.peers.learn(self._prefill, target)
@@ -160,9 +160,8 @@ class _Answer:
                     self._instance.loop.post(functools.partial(self._engine.first_token, first))
             raise MemServeError(f"instance {self._prefill}: the prefill ended without its KV")
         except MemServeError as error:
-            if self._timing.num_tokens <= 1:
-                fail = functools.partial(self._engine.fail, request.request_id, error)
-                self._instance.loop.post(fail)
+            fail = functools.partial(self._engine.fail, request.request_id, error)
+            self._instance.loop.post(fail)
             return None
 
     async def _next_tokens(self) -> Tokens:

@@ -2,77 +2,22 @@
 
 import asyncio
 import contextlib
-import enum
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TypeVar
 
-from memserve_jax.core.clock import Clock
 from memserve_jax.core.errors import MemServeError, NoInstanceError
-from memserve_jax.core.model_card import ModelCard
-from memserve_jax.core.tokenizer import Tokenizer
-from memserve_jax.core.types import CachingMode, InstanceId, RequestId, Role
-from memserve_jax.engine.engine import Engine
-from memserve_jax.engine.events import Event
-from memserve_jax.mempool.pool import MemPool
+from memserve_jax.core.types import RequestId
+from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import Limits
+from memserve_jax.serving.engine_parts import EngineParts, State
 from memserve_jax.serving.loop import EngineLoop
 from memserve_jax.serving.peers import Peers
+from memserve_jax.serving.status import status_message
 from memserve_jax.serving.streams import EventStreams
 
+SNAPSHOT_S = 0.05  # how old the state told to schedulers may be while steps are made
+
 _T = TypeVar("_T")
-
-
-class State(enum.StrEnum):
-    """Whether an instance takes requests."""
-
-    SERVING = "serving"
-    DRAINING = "draining"  # finishes what it has
-    DOWN = "down"  # its engine is broken
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """What never changes in one life of an instance."""
-
-    instance: InstanceId
-    epoch: int
-    role: Role
-    caching: CachingMode
-    tp: int
-    block_size_tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineParts:
-    """An engine with all that it was made of. The engine thread owns engine and pool."""
-
-    identity: Identity
-    engine: Engine
-    pool: MemPool
-    card: ModelCard
-    tokenizer: Tokenizer
-    clock: Clock
-
-    @property
-    def has_work(self) -> bool:
-        """Whether a step now would get something done."""
-        return self.engine.has_work
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether no request, transfer or lease is left."""
-        return self.engine.num_in_flight == 0 and self.pool.num_leased == 0
-
-    @property
-    def wait_s(self) -> float | None:
-        """Seconds until something is past its deadline; None where nothing has one."""
-        deadline_s = self.pool.next_deadline_s
-        return None if deadline_s is None else max(0.0, deadline_s - self.clock.now_s())
-
-    def step(self) -> Sequence[Event]:
-        """Does one step and returns what happened."""
-        return self.engine.step()
 
 
 class Instance:
@@ -109,8 +54,11 @@ class Instance:
             name=f"engine-{parts.identity.instance}",
             deliver=lambda events: self._in_asyncio(lambda: self.streams.deliver(events)),
             step_failed=lambda error: self._in_asyncio(lambda: self._fail_all(error)),
+            between_steps=self._observe,
         )
         self._asyncio_loop = asyncio_loop
+        self._snapshot = self._status()  # replaced by the engine thread
+        self._snapshot_s = parts.clock.now_s()
         parts.pool.wake = self.loop.wake
 
     @property
@@ -119,6 +67,18 @@ class Instance:
         if self.loop.broken is not None:
             return State.DOWN
         return State.DRAINING if self.draining else State.SERVING
+
+    @property
+    def snapshot(self) -> pb.InstanceStatus:
+        """The state a moment ago, without waiting for the engine thread."""
+        status = pb.InstanceStatus()
+        status.CopyFrom(self._snapshot)
+        status.state = self.state
+        return status
+
+    async def status(self) -> pb.InstanceStatus:
+        """Returns the state between two steps."""
+        return await self.run(self._status)
 
     def refuse_unless_serving(self) -> None:
         """Does nothing while requests are taken.
@@ -140,6 +100,14 @@ class Instance:
     async def quiesce(self) -> None:
         """Returns when no request, transfer or lease is left."""
         await asyncio.wrap_future(self.loop.when_quiet())
+
+    def _status(self) -> pb.InstanceStatus:
+        return status_message(self.parts, state=self.state, target=self.target)
+
+    def _observe(self, will_wait: bool) -> None:
+        now_s = self.parts.clock.now_s()
+        if will_wait or now_s - self._snapshot_s >= SNAPSHOT_S:
+            self._snapshot, self._snapshot_s = self._status(), now_s
 
     def _in_asyncio(self, callback: Callable[[], None]) -> None:
         # RuntimeError: the asyncio loop is closed, so nobody waits for events any more.

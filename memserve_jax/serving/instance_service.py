@@ -19,7 +19,6 @@ from memserve_jax.serving.answers import first_token_to_message, prefill_done_to
 from memserve_jax.serving.instance import Instance
 from memserve_jax.serving.peers import answered_errors
 from memserve_jax.serving.pool_channel import answer_to_message, reserve_from_message
-from memserve_jax.serving.status import status_message
 
 DEFAULT_DRAIN_S = 300.0
 DEFAULT_QUIESCE_S = 60.0  # where the caller gives no deadline
@@ -144,10 +143,7 @@ class InstanceServicer(InstanceServiceServicer):
         context: "grpc.aio.ServicerContext[pb.StatusRequest, pb.InstanceStatus]",
     ) -> pb.InstanceStatus:
         """Returns the state between two steps."""
-        instance = self._instance
-        return await instance.run(
-            lambda: status_message(self._parts, state=instance.state, target=instance.target)
-        )
+        return await self._instance.status()
 
     async def Quiesce(
         self,

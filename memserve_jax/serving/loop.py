@@ -55,6 +55,7 @@ class EngineLoop:
         name: str,
         deliver: Callable[[Sequence[Event]], None],
         step_failed: Callable[[Exception], None],
+        between_steps: Callable[[bool], None],
     ):
         """Makes the loop; `start` starts it.
 
@@ -63,10 +64,12 @@ class EngineLoop:
           name: Of the thread.
           deliver: Called on the thread with the events of a step, if there are any.
           step_failed: Called on the thread when a step raises, before the next one.
+          between_steps: Called on the thread after every step, with whether it waits now.
         """
         self._engine = engine
         self._deliver = deliver
         self._step_failed = step_failed
+        self._between_steps = between_steps
         self._commands: collections.deque[Callable[[], None]] = collections.deque()
         self._quiet_waiters: list[Future[None]] = []  # the thread's own
         self._wake = threading.Event()
@@ -130,6 +133,7 @@ class EngineLoop:
             if self._stopping:
                 return
             may_go_on = self._step()
+            self._run_logged(lambda waits=not may_go_on: self._between_steps(waits))
             self._answer_quiet()
             if not may_go_on:
                 self._wake.wait(self._patience_s())

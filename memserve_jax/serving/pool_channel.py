@@ -89,11 +89,15 @@ class GrpcPeerChannel:
         self._peers = peers
         self._asyncio_loop = asyncio_loop
 
-    def reserve(self, to: InstanceId, call: ReserveCall) -> "Future[ReserveAnswer]":
-        """Asks `to` for blocks. May take until `call.timeout_s`, when memory is short."""
-        return self._start(self._reserve(to, call))
+    def reserve(
+        self, to: InstanceId, call: ReserveCall, *, timeout_s: float
+    ) -> "Future[ReserveAnswer]":
+        """Asks `to` for blocks. May take all of `timeout_s`, when memory is short."""
+        return self._start(self._reserve(to, call, timeout_s))
 
-    def commit(self, to: InstanceId, transfer_id: TransferId, timeout_s: float) -> "Future[None]":
+    def commit(
+        self, to: InstanceId, transfer_id: TransferId, *, timeout_s: float
+    ) -> "Future[None]":
         """Tells `to` that all bytes are there; resolves once they are visible."""
         return self._start(self._commit(to, transfer_id, timeout_s))
 
@@ -110,10 +114,10 @@ class GrpcPeerChannel:
             failed.set_exception(TransferFailedError("this instance is shutting down"))
             return failed
 
-    async def _reserve(self, to: InstanceId, call: ReserveCall) -> ReserveAnswer:
+    async def _reserve(self, to: InstanceId, call: ReserveCall, timeout_s: float) -> ReserveAnswer:
         message = reserve_to_message(call)
         with peer_errors(to):
-            reply = await self._peers.stub(to).Reserve(message, timeout=call.timeout_s)
+            reply = await self._peers.stub(to).Reserve(message, timeout=timeout_s)
         return answer_from_message(reply)
 
     async def _commit(self, to: InstanceId, transfer_id: TransferId, timeout_s: float) -> None:

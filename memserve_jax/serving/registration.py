@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import grpc
 import grpc.aio
 
+from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.types import InstanceId
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.memserve_pb2_grpc import ControlServiceStub
@@ -19,6 +20,11 @@ from memserve_jax.proto.server import open_channel
 
 CALL_TIMEOUT_S = 5.0
 RETRY_S = 0.2  # after a scheduler could not be reached
+_REFUSALS = (  # a scheduler that means no, not later
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.INVALID_ARGUMENT,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -52,18 +58,22 @@ class Registration:
         self._channels = {target: open_channel(target) for target in schedulers}
         self._members: dict[str, dict[InstanceId, int]] = {}  # by scheduler
         self._live: dict[InstanceId, int] = {}
-        self._registered = {target: asyncio.Event() for target in schedulers}
+        self._registered: dict[str, asyncio.Future[None]] = {}  # done at the first answer
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Starts one task a scheduler."""
         for target in self._channels:
+            self._registered[target] = asyncio.get_running_loop().create_future()
             self._tasks.append(asyncio.create_task(self._stay_registered(target)))
 
     async def registered(self) -> None:
-        """Returns once every scheduler has answered."""
-        for event in self._registered.values():
-            await event.wait()
+        """Returns once every scheduler has answered.
+
+        Raises:
+          ConfigError: one does not want this instance.
+        """
+        await asyncio.gather(*self._registered.values())
 
     async def stop(self) -> None:
         """Ends the heartbeats, deregisters where a scheduler answers, closes the channels."""
@@ -93,6 +103,10 @@ class Registration:
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     heartbeat_s = None
+                elif error.code() in _REFUSALS and not self._registered[target].done():
+                    refusal = ConfigError(f"scheduler {target}: {error.details()}")
+                    self._registered[target].set_exception(refusal)
+                    return
                 elif reachable:
                     _log.warning("scheduler %s: %s", target, error.details())
                 reachable = False
@@ -101,7 +115,8 @@ class Registration:
     async def _register(self, target: str) -> float:
         message = pb.RegisterRequest(status=self._status())
         reply = await self._stub(target).Register(message, timeout=CALL_TIMEOUT_S)
-        self._registered[target].set()
+        if not self._registered[target].done():
+            self._registered[target].set_result(None)
         _log.info("registered with scheduler %s", target)
         return reply.heartbeat_s
 
@@ -118,7 +133,8 @@ class Registration:
             self._peers_changed(live)
 
     async def _deregister(self, target: str) -> None:
-        if not self._registered[target].is_set():
+        answered = self._registered.get(target)
+        if answered is None or not answered.done() or answered.exception() is not None:
             return
         status = self._status()
         message = pb.DeregisterRequest(instance=status.instance, epoch=status.epoch)

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 from memserve_jax.proto import memserve_pb2, memserve_pb2_grpc
 from memserve_jax.proto.server import Health, add_standard_services, address, bind, make_server
+from memserve_jax.serving.engine_parts import EngineParts, State
 from memserve_jax.serving.generate import GenerateServicer
-from memserve_jax.serving.instance import EngineParts, Instance, State
+from memserve_jax.serving.instance import Instance
 from memserve_jax.serving.instance_service import InstanceServicer
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.registration import Registration
-from memserve_jax.serving.status import status_message
 
 SETTLE_S = 5.0  # what cancelled requests and copies under way get before the pool is closed
-_ANY_HOST = ("0.0.0.0", "::", "")
+ANY_HOST = ("0.0.0.0", "::", "")
 
 _log = logging.getLogger(__name__)
 
@@ -50,15 +50,13 @@ class InstanceServer:
         self._peers = peers
         self.instance = Instance(
             parts,
-            target=address(socket.gethostname() if host in _ANY_HOST else host, bound),
+            target=address(socket.gethostname() if host in ANY_HOST else host, bound),
             peers=peers,
             asyncio_loop=asyncio.get_running_loop(),
         )
         self._registration = Registration(
             schedulers,
-            status=lambda: status_message(
-                parts, state=self.instance.state, target=self.instance.target
-            ),
+            status=lambda: self.instance.snapshot,
             peers_changed=lambda live: self.instance.loop.post(
                 lambda: parts.pool.peers_changed(live)
             ),

@@ -3,14 +3,14 @@
 import dataclasses
 
 from memserve_jax.proto import memserve_pb2 as pb
-from memserve_jax.serving.instance import EngineParts, State
+from memserve_jax.serving.engine_parts import EngineParts, State
 
 
 def status_message(parts: EngineParts, *, state: State, target: str) -> pb.InstanceStatus:
-    """Returns the state of an instance. Reads counts only, so any thread may call it.
+    """Returns the state of an instance. Called on the engine thread.
 
     Args:
-      parts: The engine and its pool; between two steps for numbers that agree exactly.
+      parts: The engine and its pool.
       state: Whether it takes requests.
       target: HOST:PORT of its server.
     """

@@ -1,0 +1,54 @@
+"""`memserve instance`: one instance as a process, for a scheduler elsewhere."""
+
+import click
+
+from memserve_jax.cli.server_options import config_options, load_given, say, warm_up_progress
+from memserve_jax.core.config import Config
+from memserve_jax.core.errors import ConfigError
+from memserve_jax.core.types import Role
+from memserve_jax.launch.process import run_until_signal
+from memserve_jax.launch.solo import SoloInstance
+
+
+@click.command()
+@click.option("--name", required=True, help="Its name in the cluster, such as c0.")
+@click.option(
+    "--role",
+    type=click.Choice(list(Role)),
+    required=True,
+    help="colocated; prefill and decode are not there yet as processes of their own.",
+)
+@click.option(
+    "--scheduler",
+    "schedulers",
+    required=True,
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Whom to register with; repeatable.",
+)
+@config_options
+@click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", type=int, default=0, help="Port to listen on. [default: any free one]")
+def command(name: str, role: Role, schedulers: tuple[str, ...], **options: object) -> None:
+    """Run one instance until SIGTERM or SIGINT, or until it is drained.
+
+    Prints one line, ready instance=NAME grpc=HOST:PORT, once it is registered.
+    """
+    if Role(role) is not Role.COLOCATED:
+        raise ConfigError(
+            f"--role: got {str(role)!r}, which is not there yet as a process of its own, "
+            "allowed: colocated (memserve serve --topology 1p1d runs both roles in one process)"
+        )
+    config = load_given(options)
+    run_until_signal(
+        lambda: _launch(config, name, schedulers),
+        ready=lambda it: say(f"ready instance={name} grpc={it.target}"),
+        ended=SoloInstance.drained,
+    )
+
+
+async def _launch(config: Config, name: str, schedulers: tuple[str, ...]) -> SoloInstance:
+    with warm_up_progress() as progress:
+        return await SoloInstance.launch(
+            config, name=name, schedulers=schedulers, progress=progress
+        )

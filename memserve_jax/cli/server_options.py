@@ -1,0 +1,79 @@
+"""What the server commands share: options that fill the config, and what they say."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import click
+import rich.console
+import rich.progress
+
+from memserve_jax.core.config import Config, load_config
+from memserve_jax.core.types import CachingMode
+
+_DOTTED = {"model": "model.path"}  # an option's config key, where the names differ
+
+
+def config_options(function: Any) -> Any:
+    """Adds the options that every server command has."""
+    for option in reversed(
+        [
+            click.option("--model", metavar="DIR", help="Hugging Face or converted directory."),
+            click.option(
+                "--config", metavar="FILE", help="YAML of the whole deployment; see configs/."
+            ),
+            click.option(
+                "--set",
+                "overrides",
+                multiple=True,
+                metavar="A.B=C",
+                help="One config key; repeatable; goes before the file, behind flags.",
+            ),
+            click.option(
+                "--caching",
+                metavar="MODE",
+                help=f"{', '.join(CachingMode)}. [default: on, or pd_caching_3 with NpMd]",
+            ),
+            click.option("--tp", type=int, help="Devices an instance. [default: 1]"),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def load_given(options: Mapping[str, Any]) -> Config:
+    """Returns the config that `options`, as click gives them, describe.
+
+    Raises:
+      ConfigError: an unreadable file, an unknown key, a wrong value.
+    """
+    flags = {
+        _DOTTED.get(name, name): value
+        for name, value in options.items()
+        if name not in ("config", "overrides")
+    }
+    return load_config(options["config"], overrides=options["overrides"], flags=flags)
+
+
+def say(line: str) -> None:
+    """Prints the one line of stdout."""
+    click.echo(line)
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def warm_up_progress() -> Iterator[Callable[[int, int, str], None] | None]:
+    """Yields what to tell of warm-up: a bar on stderr where that is a terminal, else None."""
+    console = rich.console.Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    bar = rich.progress.Progress(console=console, transient=True)
+    task = bar.add_task("warming up")
+
+    def tell(done: int, total: int, what: str) -> None:
+        bar.update(task, completed=done, total=total, description=f"warming up: {what}")
+
+    with bar:
+        yield tell

@@ -1,0 +1,173 @@
+"""A whole cluster in one process: a scheduler and its instances, each on devices of its own.
+
+Everything speaks gRPC over loopback, as between machines; only KV takes the short way, by
+`device_put` from mesh to mesh.
+"""
+
+import asyncio
+import logging
+from typing import Self
+
+import yaml
+
+from memserve_jax.core.clock import Clock, SystemClock
+from memserve_jax.core.config import Config, to_mapping
+from memserve_jax.core.types import InstanceId, Role
+from memserve_jax.engine.engine import Engine
+from memserve_jax.engine.intake import context_limit
+from memserve_jax.launch.build import (
+    Progress,
+    Recipe,
+    build_parts,
+    load_bundles,
+    read_model_facts,
+    use_compile_cache,
+)
+from memserve_jax.launch.devices import acquire_devices
+from memserve_jax.launch.topology import ClusterPlan, plan_cluster
+from memserve_jax.mempool.device_put import DevicePutTransport, LocalFabric
+from memserve_jax.mempool.pool import MemPool
+from memserve_jax.proto.server import address
+from memserve_jax.serving.peers import Peers
+from memserve_jax.serving.pool_channel import GrpcPeerChannel
+from memserve_jax.serving.server import ANY_HOST, InstanceServer
+from scheduler.server import SchedulerServer
+
+LOOPBACK = "127.0.0.1"  # instances listen here: only the scheduler is for the world
+
+_log = logging.getLogger(__name__)
+
+
+class LocalCluster:
+    """A running cluster. Lives in one asyncio loop; `launch` makes it, `stop` ends it."""
+
+    def __init__(self, plan: ClusterPlan, scheduler: SchedulerServer, *, host: str, port: int):
+        """For `launch` alone."""
+        self.plan = plan
+        self.scheduler = scheduler
+        self.target = address(host, port)  # where clients reach the scheduler
+        self._inner_target = address(LOOPBACK if host in ANY_HOST else host, port)
+        self.instances: dict[InstanceId, InstanceServer] = {}
+        self._transports: list[DevicePutTransport] = []
+        self._leaving: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    @classmethod
+    async def launch(
+        cls, config: Config, *, progress: Progress | None = None, clock: Clock | None = None
+    ) -> Self:
+        """Returns a cluster that serves requests.
+
+        What can be wrong is found in this order: topology, model directory, port, devices,
+        weights.
+
+        Args:
+          config: Of the whole cluster.
+          progress: Told of every shape that is compiled at warm-up.
+          clock: Of everything; None: the process's own.
+
+        Raises:
+          ConfigError: a wrong topology, caching mode or port, too few devices, no memory.
+          CheckpointError: the model directory cannot be served.
+        """
+        clock = clock or SystemClock()
+        plan = plan_cluster(config)
+        facts = read_model_facts(config)
+        context_limit(config.engine, facts.card)
+        _log.info("config: %s", yaml.safe_dump(to_mapping(config), default_flow_style=True).strip())
+        scheduler = SchedulerServer(config, facts.card, facts.tokenizer, clock)
+        cluster = cls(plan, scheduler, host=config.host, port=await scheduler.start())
+        try:
+            use_compile_cache(config)
+            recipe = Recipe(
+                config=config,
+                caching=plan.caching,
+                path=facts.path,
+                card=facts.card,
+                tokenizer=facts.tokenizer,
+                clock=clock,
+                devices=acquire_devices(plan.num_devices),
+            )
+            await cluster._start_instances(recipe, progress)
+        except BaseException:
+            await cluster.stop()
+            raise
+        return cluster
+
+    @property
+    def pools(self) -> dict[InstanceId, MemPool]:
+        """The pool of each instance; look at it only while nothing is in flight."""
+        return {name: server.instance.parts.pool for name, server in self.instances.items()}
+
+    @property
+    def engines(self) -> dict[InstanceId, Engine]:
+        """The engine of each instance; look at it only while nothing is in flight."""
+        return {name: server.instance.parts.engine for name, server in self.instances.items()}
+
+    async def quiesce(self, timeout_s: float = 60.0) -> None:
+        """Returns when no instance has a request, a transfer or a lease left.
+
+        Raises:
+          TimeoutError: something was left after `timeout_s`.
+        """
+        order = (Role.DECODE, Role.PREFILL, Role.COLOCATED)  # KV flows back from decode at the end
+        servers = sorted(
+            self.instances.values(),
+            key=lambda server: order.index(server.instance.identity.role),
+        )
+        async with asyncio.timeout(timeout_s):
+            for server in servers + servers:
+                await server.instance.quiesce()
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Takes no more requests, gives those there are `grace_s` to end, frees everything.
+
+        A second call only shortens the grace of the first.
+        """
+        await self.scheduler.stop(grace_s)
+        if self._stopping:
+            return
+        self._stopping = True
+        for task in self._leaving:
+            task.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await asyncio.gather(*(server.stop() for server in self.instances.values()))
+        self.instances.clear()
+        for transport in self._transports:
+            transport.close()
+        self._transports.clear()
+
+    async def _start_instances(self, recipe: Recipe, progress: Progress | None) -> None:
+        bundles = await asyncio.to_thread(load_bundles, recipe, self.plan.instances)
+        fabric = LocalFabric()
+        for index, plan in enumerate(self.plan.instances):
+            peers = Peers()
+            channel = transport = None
+            if plan.role is not Role.COLOCATED:
+                channel = GrpcPeerChannel(peers, asyncio.get_running_loop())
+                transport = DevicePutTransport(fabric)
+                self._transports.append(transport)
+            waiting = self.plan.instances[index:]
+            parts = await asyncio.to_thread(
+                build_parts,
+                recipe,
+                plan,
+                bundles[plan.devices],
+                num_sharing=sum(bool(set(plan.devices) & set(each.devices)) for each in waiting),
+                channel=channel,
+                transport=transport,
+            )
+            fabric.join(plan.instance, parts.pool)
+            if recipe.config.engine.warm_up:
+                await asyncio.to_thread(parts.engine.warm_up, progress)
+            server = InstanceServer(
+                parts, peers=peers, schedulers=[self._inner_target], host=LOOPBACK
+            )
+            self.instances[plan.instance] = server
+            await server.start()
+            self._leaving.append(asyncio.create_task(self._leave_when_drained(server)))
+
+    async def _leave_when_drained(self, server: InstanceServer) -> None:
+        await server.drained.wait()
+        del self.instances[server.instance.identity.instance]
+        await server.stop(grace_s=1.0)  # the answer to the drain call goes out first

@@ -27,10 +27,16 @@ def prompt_tokens(request: pb.GenerateRequest) -> list[int]:
 class FakeGenerate(pb_grpc.GenerateServiceServicer):
     """Answers token i of a prompt with (sum of the prompt + i) % 100, one a message."""
 
-    def __init__(self, respond: Callable[..., Iterator[pb.GenerateResponse]] | None = None):
+    def __init__(
+        self,
+        respond: Callable[..., Iterator[pb.GenerateResponse]] | None = None,
+        *,
+        caches: bool = True,
+    ):
         self.requests: list[pb.GenerateRequest] = []
         self.most_in_flight = 0
         self.respond = respond or self.answer
+        self._caches = caches
         self._in_flight = 0
         self._lock = threading.Lock()
         self._seen: list[tuple[str, list[int]]] = []
@@ -71,6 +77,8 @@ class FakeGenerate(pb_grpc.GenerateServiceServicer):
             yield message
 
     def _match(self, salt: str, prompt: list[int]) -> int:
+        if not self._caches:
+            return 0
         with self._lock:
             best = 0
             for other_salt, other in self._seen:
@@ -83,11 +91,33 @@ class FakeGenerate(pb_grpc.GenerateServiceServicer):
             return best
 
 
+class FakeControl(pb_grpc.ControlServiceServicer):
+    """A cluster of one prefill and one decode instance that count `sent_bytes` more each time."""
+
+    def __init__(self, sent_bytes: dict[str, int]):
+        self._sent_bytes = sent_bytes
+        self._num_asked = 0
+
+    def Quiesce(self, request, context):
+        """Nothing is ever under way."""
+        return pb.QuiesceReply()
+
+    def ClusterStatus(self, request, context):
+        """See the class."""
+        self._num_asked += 1
+        reply = pb.ClusterStatusReply()
+        for role, count in self._sent_bytes.items():
+            reply.instances.add(role=role).counters.kv_bytes_sent = count * self._num_asked
+        return reply
+
+
 @contextlib.contextmanager
-def served(servicer: FakeGenerate) -> Iterator[str]:
+def served(servicer: FakeGenerate, control: FakeControl | None = None) -> Iterator[str]:
     """Serves on a free port of this machine, whose HOST:PORT it yields."""
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=32))
     pb_grpc.add_GenerateServiceServicer_to_server(servicer, server)
+    if control is not None:
+        pb_grpc.add_ControlServiceServicer_to_server(control, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

@@ -1,0 +1,51 @@
+"""The cost of a prefill: whole numbers of work, seconds linear in them."""
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from memserve_jax.core.cost_model import CostModel, PrefillWork
+
+COST = CostModel(fixed_s=1e-3, s_per_token=1e-4, s_per_token_pair=1e-8)
+
+prompts = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1)))
+
+
+@given(prompts)
+def test_pairs_are_counted_one_by_one(prompt):
+    num_tokens, num_cached = prompt
+    work = PrefillWork.of(num_tokens, num_cached)
+    attended = sum(position + 1 for position in range(num_cached, num_tokens))
+    assert work == PrefillWork(prompts=1, new_tokens=num_tokens - num_cached, token_pairs=attended)
+
+
+@given(st.lists(prompts, max_size=20), st.randoms())
+def test_the_order_of_a_queue_does_not_matter(queue, rng):
+    works = [PrefillWork.of(*prompt) for prompt in queue]
+    shuffled = rng.sample(works, len(works))
+    total, other = sum(works, PrefillWork()), sum(shuffled, PrefillWork())
+    assert total == other
+    assert COST.seconds(total) == COST.seconds(other)
+    for work in works:
+        total -= work
+    assert total == PrefillWork()
+
+
+@given(prompts)
+def test_more_cached_costs_less(prompt):
+    num_tokens, num_cached = prompt
+    assert COST.prefill_s(num_tokens, num_cached) <= COST.prefill_s(num_tokens, 0)
+
+
+def test_seconds():
+    assert COST.prefill_s(100, 0) == pytest.approx(1e-3 + 100e-4 + 5050e-8)
+    assert COST.seconds(PrefillWork()) == 0
+
+
+def test_a_measured_rate_gives_the_cost_of_a_token_and_keeps_the_shares():
+    fast = COST.at_rate(1e5)
+    assert fast.s_per_token == pytest.approx(1e-5)
+    assert fast.fixed_s == pytest.approx(1e-4)
+    assert fast.s_per_token_pair == pytest.approx(1e-9)
+    nothing = CostModel(fixed_s=1.0, s_per_token=0.0, s_per_token_pair=0.0)
+    assert nothing.at_rate(10.0).prefill_s(20, 0) == pytest.approx(3.0)

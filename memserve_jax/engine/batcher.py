@@ -6,12 +6,13 @@ arrival. Nobody overtakes a request that waits for memory, so nobody starves.
 
 import bisect
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from memserve_jax.engine.buckets import LEAST_CHUNK_TOKENS
 from memserve_jax.engine.sequence import Phase, Sequence
 
 
+@runtime_checkable
 class Memory(Protocol):
     """Where sequences get their blocks."""
 

@@ -191,14 +191,13 @@ class Engine:
         The step dispatched here is read by the next call, so that the device has work while
         the host reads and plans.
         """
-        for arrival in self._pool.poll():
-            self._take_arrival(arrival)
         self._hand_offs.begin_queued()
         self._make_room()
         chunks = self._batcher.plan()
         self._accept_all(self._pipeline.exchange(chunks))
         self._remember_prompts(chunks)
         self._is_stalled = not chunks
+        self._poll()
         events, self._events = self._events, []
         return events
 
@@ -208,6 +207,15 @@ class Engine:
         if self._events or self._hand_offs.has_queued or not self._pipeline.is_empty:
             return True
         return not self._is_stalled and bool(self._batcher.running or self._batcher.waiting)
+
+    def _poll(self) -> None:
+        """Lets the pool move on. After planning: memory freed here goes to those who wait here."""
+        num_available = self._pool.num_available
+        arrivals = self._pool.poll()
+        for arrival in arrivals:
+            self._take_arrival(arrival)
+        if arrivals or self._pool.num_available != num_available:
+            self._is_stalled = False
 
     def _make_room(self) -> None:
         """Sees to it that rows that decode have their next block; others give way if need be."""

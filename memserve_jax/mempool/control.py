@@ -7,7 +7,7 @@ The receiver's three entry points are `MemPool.reserve`, `MemPool.commit`, `MemP
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from memserve_jax.core.errors import MemServeError
 from memserve_jax.core.types import BlockId, InstanceId, TransferId
@@ -49,6 +49,7 @@ RespondReserve = Callable[[ReserveAnswer], None]
 RespondCommit = Callable[[MemServeError | None], None]  # None: committed and visible
 
 
+@runtime_checkable
 class PeerChannel(Protocol):
     """Calls to the pools of other instances. Any thread may resolve the futures.
 

@@ -6,7 +6,7 @@ the way in; a block may be asked for at once.
 
 import collections
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from memserve_jax.mempool.pages import bucket
 from memserve_jax.parallel.sharding import packed_sharding
 
 
+@runtime_checkable
 class HostStore(Protocol):
     """Keeps packed blocks in host memory under their ids."""
 
@@ -67,7 +68,7 @@ class ArenaStore:
 
     def settle(self) -> None:
         """See `HostStore`."""
-        while self._arriving and self._arriving[0][1].is_ready():
+        while self._arriving and self._arriving[0][1].is_ready():  # pyright: ignore[reportAttributeAccessIssue]
             self._copy_first()
 
     def _copy_first(self) -> None:

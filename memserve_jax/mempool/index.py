@@ -41,7 +41,7 @@ class Added:
     """What `PrefixIndex.add` did."""
 
     num_new: int  # positions that no tier held before
-    kept: tuple[BlockId, ...]  # the index's own blocks where it held the position already
+    kept: list[BlockId]  # the index's own blocks at positions it held, before one it took over
 
 
 class PrefixIndex:
@@ -97,14 +97,17 @@ class PrefixIndex:
         num_known = len(self._tree.walk(salt, keys))
         path = self._tree.extend(salt, keys, Holding)
         kept: list[BlockId] = []
+        num_kept = 0
         for node, block in zip(path, blocks, strict=True):
             held = _holding(node).block(tier)
+            if held is not None and held != block:
+                kept.append(held)
+                continue
             if held is None:
                 self.put(tier, node, block)
-            elif held != block:
-                kept.append(held)
+            num_kept = len(kept)
         self._touch(path)
-        return Added(len(path) - num_known, tuple(kept))
+        return Added(len(path) - num_known, kept[:num_kept])
 
     def put(self, tier: Tier, node: PrefixNode, block: BlockId) -> None:
         """Records that a leased block holds a node's KV too, where `tier` had none."""

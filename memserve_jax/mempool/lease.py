@@ -144,9 +144,20 @@ class LeaseBook:
         lease.num_tokens += other.num_tokens
         self._end(other)
 
+    def split(self, lease: Lease, num_blocks: int) -> Lease:
+        """Moves all but the first `num_blocks` blocks of a lease to a new one.
+
+        Only for leases on blocks that no index holds: a prefix is leased whole.
+        """
+        self.expect_open(lease)
+        tail = lease._blocks[num_blocks:]
+        del lease._blocks[num_blocks:]
+        return self.open(tail, 0)
+
     def anchor(self, lease: Lease, addresses: Iterable[BlockAddress]) -> None:
         """Adds leases on blocks that must outlive those of `lease`, without being its own."""
-        wanted = [address for address in addresses if address not in lease._anchors]
+        anchored = set(lease._anchors)
+        wanted = [address for address in addresses if address not in anchored]
         for tier, blocks in _by_tier(wanted):
             self._allocators[tier].share(blocks)
         lease._anchors += wanted

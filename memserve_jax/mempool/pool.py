@@ -7,6 +7,7 @@ but not indexed is *active*, KV that is indexed is *historical*.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Unpack, overload
 
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Shaped
@@ -15,16 +16,18 @@ from memserve_jax.core.clock import Clock
 from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import InstanceId, Tier, TransferId
 from memserve_jax.mempool.arrival import Arrival
-from memserve_jax.mempool.control import (
-    PeerChannel,
-    ReserveCall,
-    RespondCommit,
-    RespondReserve,
-)
+from memserve_jax.mempool.control import PeerChannel, ReserveCall, RespondCommit, RespondReserve
 from memserve_jax.mempool.counters import PoolCounters, PoolStatus
+from memserve_jax.mempool.inbox import Inbox
 from memserve_jax.mempool.lease import Lease
-from memserve_jax.mempool.transfer import Transfer
+from memserve_jax.mempool.membership import Membership
+from memserve_jax.mempool.memory import LocalMemory
+from memserve_jax.mempool.receiver import Receiver
+from memserve_jax.mempool.remote import RemoteLease
+from memserve_jax.mempool.sender import Sender
+from memserve_jax.mempool.transfer import Offer, Terms, Transfer
 from memserve_jax.mempool.transport import Transport
+from memserve_jax.parallel.mesh import tensor_parallelism
 from pallas_kernels.backend import Backend
 from pallas_kernels.pages import KVPages
 
@@ -33,14 +36,8 @@ class MemPool:
     """Single-threaded: the instance loop makes every call but `deliver`. Nothing blocks.
 
     Attributes:
-      pages: The KV pages. A step that donates them binds its result here before any other call.
       wake: Called from any thread when `poll` would have something to do.
-      packed_sharding: How packed blocks must lie on this pool's mesh when they are delivered.
     """
-
-    pages: KVPages
-    wake: Callable[[], None]
-    packed_sharding: NamedSharding
 
     def __init__(
         self,
@@ -55,23 +52,105 @@ class MemPool:
         transport: Transport | None = None,
         clock: Clock,
         kernels: Backend | None = None,
-    ): ...
+    ):
+        """Makes a pool with empty tiers of `hbm_blocks` and `host_blocks` blocks (0: no tier).
+
+        Without a channel or a transport transfers fail. `epoch` must be greater than in any
+        earlier life of the instance. No `kernels`: gather and scatter as the platform likes.
+        """
+        self.wake: Callable[[], None] = lambda: None
+        self._inbox = Inbox(lambda: self.wake())
+        self._memory = LocalMemory(
+            instance=instance,
+            epoch=epoch,
+            layout=layout,
+            mesh=mesh,
+            hbm_blocks=hbm_blocks,
+            host_blocks=host_blocks,
+            kernels=kernels,
+        )
+        self._memory.released = self._released
+        self._members = Membership()
+        self._receiver = Receiver(self._memory, self._members, clock, tensor_parallelism(mesh))
+        self._sender = Sender(
+            self._memory,
+            self._members,
+            channel=channel,
+            transport=transport,
+            clock=clock,
+            inbox=self._inbox,
+        )
+
+    @property
+    def instance(self) -> InstanceId:
+        """Whose pool this is."""
+        return self._memory.instance
+
+    @property
+    def epoch(self) -> int:
+        """Which life of the instance."""
+        return self._memory.epoch
+
+    @property
+    def layout(self) -> KVLayout:
+        """Sizes of the KV."""
+        return self._memory.layout
+
+    @property
+    def pages(self) -> KVPages:
+        """The KV pages. A step that donates them binds its result here before any other call."""
+        return self._memory.pages.pages
+
+    @pages.setter
+    def pages(self, pages: KVPages) -> None:
+        self._memory.pages.pages = pages
+
+    @property
+    def packed_sharding(self) -> NamedSharding:
+        """How packed blocks must lie on this pool's mesh when they are delivered."""
+        return self._memory.pages.packed_sharding
 
     # memory -----------------------------------------------------------------------------
 
-    def alloc_mem(self, num_blocks: int, tier: Tier = Tier.HBM) -> Lease:
-        """Leases `num_blocks` blocks of undefined contents.
+    @overload
+    def alloc_mem(self, num_blocks: int, tier: Tier = Tier.HBM) -> Lease: ...
+
+    @overload
+    def alloc_mem(
+        self, num_blocks: int, tier: Tier = Tier.HBM, *, on: InstanceId, timeout_s: float
+    ) -> RemoteLease: ...
+
+    def alloc_mem(
+        self,
+        num_blocks: int,
+        tier: Tier = Tier.HBM,
+        *,
+        on: InstanceId | None = None,
+        timeout_s: float = 0.0,
+    ) -> Lease | RemoteLease:
+        """Leases `num_blocks` blocks of undefined contents, here or `on` a peer.
 
         Evicts historical KV if it must. All blocks or none.
 
+        Args:
+          num_blocks: How many.
+          tier: Where; HBM on a peer.
+          on: The peer. Its lease is PENDING until the peer has answered.
+          timeout_s: How long a peer keeps the blocks, from now on; it may wait for memory.
+
         Raises:
           OutOfBlocksError: too few even with every unleased block evicted; nothing changed.
+          ValueError: this pool, or a peer, has no such tier.
         """
-        ...
+        if on is None:
+            return self._memory.alloc(num_blocks, tier)
+        if tier is not Tier.HBM:
+            raise ValueError(f"tier: got {tier} on a peer, allowed: {Tier.HBM}")
+        return self._sender.alloc(num_blocks, on, timeout_s)
 
     def free_mem(self, lease: Lease) -> None:
         """Closes the lease. Blocks the index does not hold become free at once."""
-        ...
+        lease.close()
 
     def swap_out(self, num_blocks: int) -> int:
         """Moves the `num_blocks` least recently used unleased historical blocks HBM -> HOST.
@@ -79,7 +158,7 @@ class MemPool:
         Returns:
           Blocks moved; fewer where there are not as many, or HOST has no room.
         """
-        ...
+        return self._memory.swap_out(num_blocks)
 
     def swap_in(self, lease: Lease) -> int:
         """Brings a lease's HOST blocks to HBM; the lease's addresses change with them.
@@ -90,7 +169,7 @@ class MemPool:
         Raises:
           OutOfBlocksError: HBM cannot take them; nothing changed.
         """
-        ...
+        return self._memory.swap_in(lease)
 
     # index ------------------------------------------------------------------------------
 
@@ -108,7 +187,7 @@ class MemPool:
           ValueError: the lease has fewer blocks than the tokens fill, is closed, or holds HOST
             blocks beside HBM ones; nothing changed.
         """
-        ...
+        return self._memory.insert(token_ids, lease, salt)
 
     def match(self, token_ids: Sequence[int], *, salt: str = "") -> Lease:
         """Leases the longest held prefix of `token_ids`, on whichever tiers it lies.
@@ -116,15 +195,18 @@ class MemPool:
         At most floor((len(token_ids) - 1) / S) blocks: the last token must be computed to have
         logits. HOST blocks must be swapped in before use. An empty lease is a miss.
         """
-        ...
+        max_blocks = (len(token_ids) - 1) // self.layout.block_size_tokens
+        return self._memory.match(token_ids, salt, max_blocks=max_blocks)
 
     def match_whole(self, token_ids: Sequence[int], *, salt: str = "") -> Lease:
         """Leases the longest held prefix, up to all whole blocks: for receivers of KV."""
-        ...
+        max_blocks = self.layout.whole_blocks(len(token_ids))
+        return self._memory.match(token_ids, salt, max_blocks=max_blocks)
 
     def peek(self, token_ids: Sequence[int], *, salt: str = "") -> int:
         """Returns the tokens `match` would find, without leasing or touching anything."""
-        ...
+        max_blocks = (len(token_ids) - 1) // self.layout.block_size_tokens
+        return self._memory.peek(token_ids, salt, max_blocks=max_blocks)
 
     def delete(self, token_ids: Sequence[int], *, salt: str = "") -> int:
         """Forgets the KV that only this prompt and its continuations use.
@@ -135,74 +217,46 @@ class MemPool:
         Returns:
           Blocks that left the index.
         """
-        ...
+        return self._memory.delete(token_ids, salt)
 
     # transfer ---------------------------------------------------------------------------
 
     def transfer(
-        self,
-        lease: Lease,
-        to: InstanceId,
-        *,
-        token_ids: Sequence[int],
-        salt: str = "",
-        first_block: int = 0,
-        private: bytes = b"",
-        extra_blocks: int = 0,
-        may_wait: bool = True,
-        to_epoch: int | None = None,
-        timeout_s: float,
+        self, lease: Lease, to: InstanceId, *, token_ids: Sequence[int], **terms: Unpack[Terms]
     ) -> Transfer:
         """Copies the KV of `token_ids` to a peer, leased there and not indexed.
 
-        Blocks the receiver holds under `token_ids` and `salt` are not sent. The pool takes its
-        own share of the lease until the transfer ends: the caller may close its own at once.
+        Blocks the receiver holds under `token_ids` are not sent. The pool takes its own share
+        of the lease until the transfer ends: the caller may close its own at once.
 
         Args:
-          lease: Blocks of all of `token_ids` from position 0, all in HBM.
+          lease: Blocks of all of `token_ids` from position 0; those on offer in HBM.
           to: The receiving instance.
           token_ids: What the blocks hold; the partial tail block travels too.
-          salt: Root of the prefix.
-          first_block: Index of the first block on offer: the receiver must hold those before
-            it, or it refuses.
-          private: Carried to the receiver unread (the request it belongs to).
-          extra_blocks: Blocks the receiver must have beside, for decoding.
-          may_wait: Whether the receiver may wait for memory; else it refuses at once.
-          to_epoch: The life of `to` that is meant; None: what `peers_changed` last said.
-          timeout_s: The transfer fails, and both ends release, when this has passed.
+          terms: See `Terms`; `timeout_s` is required.
 
         Returns:
           The transfer under way. It never raises later: look at its `error`.
 
         Raises:
-          ValueError: the lease is closed, too short, or has HOST blocks.
+          ValueError: the lease is closed, too short, or has HOST blocks on offer; `first_block`
+            is not in it; `into` is not HELD, or on another peer.
         """
-        ...
+        return self._sender.start(Offer(token_ids=token_ids, insert=False, **terms), lease, to)
 
     def transfer_with_insert(
-        self,
-        token_ids: Sequence[int],
-        lease: Lease,
-        to: InstanceId,
-        *,
-        salt: str = "",
-        first_block: int = 0,
-        private: bytes = b"",
-        extra_blocks: int = 0,
-        may_wait: bool = True,
-        to_epoch: int | None = None,
-        timeout_s: float,
+        self, token_ids: Sequence[int], lease: Lease, to: InstanceId, **terms: Unpack[Terms]
     ) -> Transfer:
         """`transfer`, then `insert` over there, in one round trip. Args as `transfer`.
 
         With an empty `private` nobody is waiting for the KV over there: the receiver's lease
         is closed after the insert, and its `poll` reports no arrival (the send-back).
         """
-        ...
+        return self._sender.start(Offer(token_ids=token_ids, insert=True, **terms), lease, to)
 
     def cancel(self, transfer: Transfer, reason: str) -> None:
         """Fails a transfer that has not ended; both ends release. An ended one stays as it is."""
-        ...
+        self._sender.cancel(transfer, reason)
 
     def poll(self) -> list[Arrival]:
         """Moves transfers on; the owner calls it every iteration of its loop.
@@ -213,18 +267,24 @@ class MemPool:
         Returns:
           KV that has become usable here since the last call. The caller owns the leases.
         """
-        ...
+        self._inbox.drain()
+        if self._memory.host is not None:
+            self._memory.host.settle()
+        self._sender.expire()
+        self._receiver.serve()
+        self._inbox.drain()  # what the calls above set off
+        return self._receiver.take_arrivals()
 
     @property
     def next_deadline_s(self) -> float | None:
         """When `poll` must be called at the latest, on the pool's clock; None: no wait is on."""
-        ...
+        return min(self._sender.deadlines_s + self._receiver.deadlines_s, default=None)
 
     # receiver side: what `serving` calls for a peer, on the owner's thread ---------------
 
     def reserve(self, call: ReserveCall, respond: RespondReserve) -> None:
         """Finds room for a sender's blocks. `respond` is called once, now or in a later `poll`."""
-        ...
+        self._receiver.reserve(call, respond)
 
     def commit(self, transfer_id: TransferId, respond: RespondCommit) -> None:
         """Publishes a reservation whose bytes are here.
@@ -232,18 +292,19 @@ class MemPool:
         `respond` gets None once the blocks are visible, else the error; called once, now or in
         a later `poll`. A repeated commit gets the first one's answer.
         """
-        ...
+        self._inbox.drain()  # the bytes may have been delivered, but not landed
+        self._receiver.commit(transfer_id, respond)
 
     def abort(self, transfer_id: TransferId, reason: str) -> None:
         """Gives a reservation back. One that is unknown, committed or aborted is left alone."""
-        ...
+        self._receiver.abort(transfer_id, reason)
 
     def deliver(self, transfer_id: TransferId, packed: Shaped[Array, "n L 2 K S H"]) -> None:
         """Hands in bytes that have arrived, complete and laid out as `packed_sharding`.
 
         Any thread may call it. Rows past the reservation's blocks are padding.
         """
-        ...
+        self._inbox.post(lambda: self._receiver.land(transfer_id, packed))
 
     # life -------------------------------------------------------------------------------
 
@@ -253,48 +314,59 @@ class MemPool:
         Frees what peers that have gone, or older lives of theirs, hold here, and fails
         transfers to them. A peer never seen alive is left to its deadlines.
         """
-        ...
+        self._members.change(live)
+        self._receiver.abort_departed()
+        self._sender.fail_departed()
 
     def warm_up(
         self, max_blocks: int, progress: Callable[[int, int, str], None] | None = None
     ) -> None:
         """Compiles the copies of up to `max_blocks` blocks. `progress(done, total, what)`."""
-        ...
+        self._memory.pages.warm_up(max_blocks, progress)
 
     def close(self) -> None:
         """Fails what is under way and drops pages and host memory. No call may follow."""
-        ...
+        self._sender.close()
+        self._receiver.close()
 
     @property
     def num_leased(self) -> int:
         """Blocks under a lease, in all tiers; reservations and transfers included."""
-        ...
+        return self._memory.num_leased
 
     @property
     def num_available(self) -> int:
         """HBM blocks that `alloc_mem` could supply: free ones and those it may evict."""
-        ...
+        return self._memory.num_available
 
     @property
     def num_free(self) -> int:
         """HBM blocks free without evicting."""
-        ...
+        return self._memory.num_free
 
     @property
     def num_hbm_blocks(self) -> int:
         """M, all blocks in HBM."""
-        ...
+        return self._memory.num_hbm_blocks
 
     @property
     def counters(self) -> PoolCounters:
         """Running totals since the start."""
-        ...
+        self._memory.counters.compiled_shapes = self._memory.pages.num_compiled
+        return self._memory.counters
 
     @property
     def status(self) -> PoolStatus:
         """Occupancy of each tier."""
-        ...
+        return self._memory.status
 
     def check(self) -> None:
         """Asserts every invariant: of allocators, index, leases and reservations."""
-        ...
+        self._memory.check()
+        self._receiver.check()
+        self._sender.check()
+
+    def _released(self) -> None:
+        self._receiver.memory_released()
+        if self._receiver.has_waiting:
+            self.wake()

@@ -1,10 +1,13 @@
 """One transfer as its sender sees it, and the table of its phases."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Required, TypedDict
 
 from memserve_jax.core.errors import MemServeError
 from memserve_jax.core.types import InstanceId, TransferId
+from memserve_jax.mempool.remote import RemoteLease
 
 
 class TransferPhase(enum.StrEnum):
@@ -29,6 +32,35 @@ TRANSITIONS: dict[TransferPhase, frozenset[TransferPhase]] = {
     TransferPhase.DONE: frozenset(),
     TransferPhase.FAILED: frozenset(),
 }
+
+
+class Terms(TypedDict, total=False):
+    """How a transfer is to be made: keyword arguments of both transfer calls, with defaults."""
+
+    salt: str  # root of the prefix; ""
+    first_block: int  # index of the first block on offer: the receiver must have those before; 0
+    into: RemoteLease | None  # HELD blocks there for those on offer, used up by this; None
+    private: bytes  # carried to the receiver unread: the request it belongs to; empty
+    extra_blocks: int  # blocks the receiver must be able to supply beside, for decoding; 0
+    may_wait: bool  # whether the receiver may wait for memory, or refuses at once; True
+    to_epoch: int | None  # the receiver's life that is meant; None: the one last announced
+    timeout_s: Required[float]  # the transfer fails, and both ends release, after this long
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a sender wants moved, and on which terms."""
+
+    token_ids: Sequence[int]
+    insert: bool
+    salt: str = ""
+    first_block: int = 0
+    into: RemoteLease | None = None
+    private: bytes = b""
+    extra_blocks: int = 0
+    may_wait: bool = True
+    to_epoch: int | None = None
+    timeout_s: float
 
 
 class Transfer:

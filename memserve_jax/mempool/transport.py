@@ -2,7 +2,7 @@
 
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Shaped
 
@@ -18,6 +18,7 @@ class TransportCounters:
     seconds: float = 0.0  # summed over calls, from start to the last byte's arrival
 
 
+@runtime_checkable
 class Transport(Protocol):
     """Moves bytes; knows nothing of blocks' meaning, leases or indexes."""
 

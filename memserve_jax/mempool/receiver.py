@@ -1,0 +1,362 @@
+"""The receiver's side of transfers: room for others' blocks, and their publication."""
+
+import collections
+import enum
+from dataclasses import dataclass, field
+
+from jaxtyping import Array, Shaped
+
+from memserve_jax.core.clock import Clock
+from memserve_jax.core.errors import MemServeError, TransferFailedError
+from memserve_jax.core.types import BlockId, Tier, TransferId
+from memserve_jax.mempool.arrival import Arrival
+from memserve_jax.mempool.control import (
+    ReserveAnswer,
+    ReserveCall,
+    RespondCommit,
+    RespondReserve,
+)
+from memserve_jax.mempool.lease import Lease
+from memserve_jax.mempool.membership import Membership
+from memserve_jax.mempool.memory import LocalMemory
+
+REMEMBERED_ENDS = 4096  # ended reservations whose late messages are still understood
+
+
+class ReservationPhase(enum.StrEnum):
+    """Where a reservation is."""
+
+    WAITING = "waiting"  # for memory
+    OPEN = "open"  # blocks are leased for it; bytes are to come
+    LANDED = "landed"  # all bytes are in the blocks; nobody can see them yet
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+
+
+RESERVATION_TRANSITIONS: dict[ReservationPhase, frozenset[ReservationPhase]] = {
+    ReservationPhase.WAITING: frozenset({ReservationPhase.OPEN, ReservationPhase.ABORTED}),
+    ReservationPhase.OPEN: frozenset({ReservationPhase.LANDED, ReservationPhase.ABORTED}),
+    ReservationPhase.LANDED: frozenset({ReservationPhase.COMMITTED, ReservationPhase.ABORTED}),
+    ReservationPhase.COMMITTED: frozenset(),
+    ReservationPhase.ABORTED: frozenset(),
+}
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Reservation:
+    """Room made, or to be made, for one transfer."""
+
+    call: ReserveCall
+    respond: RespondReserve
+    deadline_s: float
+    phase: ReservationPhase = ReservationPhase.WAITING
+    lease: Lease | None = None  # held blocks first, then those to be filled; from OPEN on
+    blocks: list[BlockId] = field(default_factory=list)  # to be filled
+    on_commit: RespondCommit | None = None  # a commit that came before the bytes
+
+    def advance(self, phase: ReservationPhase) -> None:
+        """Moves on to `phase`."""
+        assert phase in RESERVATION_TRANSITIONS[self.phase], f"{self.phase} -> {phase}"
+        self.phase = phase
+
+
+class Receiver:
+    """Every reservation that peers have here. The pool's owner makes every call."""
+
+    def __init__(
+        self, memory: LocalMemory, members: Membership, clock: Clock, tensor_parallelism: int
+    ):
+        self._memory = memory
+        self._members = members
+        self._clock = clock
+        self._tensor_parallelism = tensor_parallelism
+        self._reservations: dict[TransferId, Reservation] = {}
+        self._waiting: collections.deque[Reservation] = collections.deque()
+        self._memory_changed = False
+        self._ended: collections.OrderedDict[TransferId, ReservationPhase]
+        self._ended = collections.OrderedDict()
+        self._arrivals: list[Arrival] = []
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a reservation waits for memory."""
+        return bool(self._waiting)
+
+    @property
+    def num_open(self) -> int:
+        """Reservations that have not ended."""
+        return len(self._reservations)
+
+    @property
+    def deadlines_s(self) -> list[float]:
+        """When each reservation ends at the latest."""
+        return [reservation.deadline_s for reservation in self._reservations.values()]
+
+    def memory_released(self) -> None:
+        """Takes note that blocks may have become available; `serve` will see."""
+        self._memory_changed = True
+
+    def reserve(self, call: ReserveCall, respond: RespondReserve) -> None:
+        """See `MemPool.reserve`."""
+        reservation = Reservation(
+            call=call, respond=respond, deadline_s=self._clock.now_s() + call.timeout_s
+        )
+        reason = self._why_never(call)
+        if reason is not None:
+            self._refuse(reservation, reason)
+            return
+        must_queue = bool(self._waiting) and call.into is None
+        if not must_queue and self._try(reservation):
+            return
+        if call.may_wait and call.into is None:
+            self._reservations[call.transfer_id] = reservation
+            self._waiting.append(reservation)
+        else:
+            self._refuse(reservation, f"no memory for {call.num_blocks} blocks now")
+
+    def land(self, transfer_id: TransferId, packed: Shaped[Array, "n L 2 K S H"]) -> None:
+        """Puts bytes that have arrived into their blocks; those of ended transfers are dropped."""
+        reservation = self._reservations.get(transfer_id)
+        if reservation is None or reservation.phase is not ReservationPhase.OPEN:
+            return
+        if not reservation.call.token_ids:
+            return  # blocks alone take bytes only by way of a transfer `into` them
+        wanted = self._memory.layout.packed_shape(len(reservation.blocks))
+        if packed.shape[1:] != wanted[1:] or packed.shape[0] < wanted[0]:
+            self._give_back(reservation, f"got packed {packed.shape}, wanted {wanted}")
+            return
+        self._memory.pages.scatter(packed, reservation.blocks)
+        self._memory.counters.blocks_received += len(reservation.blocks)
+        self._memory.counters.bytes_received += self._bytes(reservation)
+        reservation.advance(ReservationPhase.LANDED)
+        if reservation.on_commit is not None:
+            self._publish(reservation, reservation.on_commit)
+
+    def commit(self, transfer_id: TransferId, respond: RespondCommit) -> None:
+        """See `MemPool.commit`. What was delivered before must have landed."""
+        reservation = self._reservations.get(transfer_id)
+        if reservation is None:
+            was_committed = self._ended.get(transfer_id) is ReservationPhase.COMMITTED
+            respond(None if was_committed else self._unknown(transfer_id))
+        elif reservation.phase is ReservationPhase.WAITING:
+            respond(TransferFailedError(f"{transfer_id}: committed before it was reserved"))
+        elif not reservation.call.token_ids:
+            respond(TransferFailedError(f"{transfer_id}: blocks alone cannot be committed"))
+        elif reservation.phase is ReservationPhase.LANDED:
+            self._publish(reservation, respond)
+        else:
+            reservation.on_commit = _both(reservation.on_commit, respond)
+
+    def abort(self, transfer_id: TransferId, reason: str) -> None:
+        """See `MemPool.abort`."""
+        reservation = self._reservations.get(transfer_id)
+        if reservation is not None:
+            self._give_back(reservation, reason)
+        elif transfer_id not in self._ended:
+            # The reserve may still be on its way: it must not be served any more.
+            self._remember(transfer_id, ReservationPhase.ABORTED)
+
+    def abort_departed(self) -> None:
+        """Gives back what senders hold that are known to be over."""
+        for reservation in list(self._reservations.values()):
+            call = reservation.call
+            if self._members.has_gone(call.sender, call.sender_epoch):
+                self._give_back(reservation, f"{call.sender} epoch {call.sender_epoch} is over")
+
+    def serve(self) -> None:
+        """Gives memory to those who wait, first come first served, and ends what is too late."""
+        now_s = self._clock.now_s()
+        for reservation in list(self._reservations.values()):
+            if now_s >= reservation.deadline_s:
+                self._give_back(reservation, f"not committed in {reservation.call.timeout_s} s")
+        while self._waiting and self._memory_changed:
+            if not self._try(self._waiting[0]):
+                self._memory_changed = False
+                return
+            self._waiting.popleft()
+        self._memory_changed = False
+
+    def take_arrivals(self) -> list[Arrival]:
+        """Returns what has been committed since the last call; the caller owns the leases."""
+        arrivals, self._arrivals = self._arrivals, []
+        return arrivals
+
+    def close(self) -> None:
+        """Gives everything back, arrivals that nobody took included."""
+        for reservation in list(self._reservations.values()):
+            self._give_back(reservation, f"{self._memory.instance} is closing")
+        for arrival in self.take_arrivals():
+            arrival.lease.close()
+
+    def check(self) -> None:
+        """Asserts that phases, the queue and leases agree."""
+        for transfer_id, reservation in self._reservations.items():
+            assert reservation.call.transfer_id == transfer_id
+            assert RESERVATION_TRANSITIONS[reservation.phase], "an ended reservation was kept"
+            is_waiting = reservation.phase is ReservationPhase.WAITING
+            assert is_waiting == (reservation in self._waiting), "the queue is wrong"
+            assert is_waiting == (reservation.lease is None), "a reservation's lease is wrong"
+            assert reservation.lease is None or reservation.lease.is_open
+        assert all(r.call.transfer_id in self._reservations for r in self._waiting)
+        assert len(self._ended) <= REMEMBERED_ENDS
+
+    def _why_never(self, call: ReserveCall) -> str | None:
+        """Why a call can never be served; None where it may be."""
+        memory = self._memory
+        if call.receiver_epoch not in (None, memory.epoch):
+            return f"{memory.instance} is in epoch {memory.epoch}, not {call.receiver_epoch}"
+        if self._members.has_gone(call.sender, call.sender_epoch):
+            return f"{call.sender} epoch {call.sender_epoch} is over"
+        if call.transfer_id in self._reservations or call.transfer_id in self._ended:
+            return f"{call.transfer_id} was reserved or aborted before"
+        num_total = call.first_block + call.num_blocks
+        if call.token_ids and num_total != memory.layout.blocks_for(len(call.token_ids)):
+            return f"{num_total} blocks do not hold {len(call.token_ids)} tokens"
+        if not call.token_ids and (call.first_block or call.insert or call.into):
+            return "blocks without tokens cannot be matched, inserted or moved"
+        if num_total + call.extra_blocks > memory.num_hbm_blocks:
+            return (
+                f"wanted {num_total} blocks and {call.extra_blocks} beside, "
+                f"{memory.num_hbm_blocks} in all"
+            )
+        return None if call.into is None else self._why_not_into(call)
+
+    def _why_not_into(self, call: ReserveCall) -> str | None:
+        earlier = self._reservations.get(call.into) if call.into is not None else None
+        if earlier is None or earlier.lease is None or earlier.call.token_ids:
+            return f"{call.into} holds no blocks here"
+        if earlier.call.sender != call.sender or earlier.call.sender_epoch != call.sender_epoch:
+            return f"{call.into} belongs to {earlier.call.sender}"
+        if len(earlier.blocks) < call.num_blocks:
+            return f"{call.into} holds {len(earlier.blocks)} blocks, wanted {call.num_blocks}"
+        return None
+
+    def _try(self, reservation: Reservation) -> bool:
+        """Accepts or refuses a reservation for good; False where it must wait for memory."""
+        call, memory = reservation.call, self._memory
+        num_whole = memory.layout.whole_blocks(len(call.token_ids))
+        lease = memory.match(call.token_ids, call.salt, max_blocks=num_whole)
+        num_held = len(lease) - call.first_block
+        if num_held < 0:
+            lease.close()
+            self._refuse(reservation, f"holds {len(lease)} of {call.first_block} blocks before")
+            return True
+        num_missing = call.num_blocks - num_held
+        num_wanted = sum(address.tier is not Tier.HBM for address in lease.blocks)
+        num_wanted += call.extra_blocks + (0 if call.into is not None else num_missing)
+        if num_wanted > memory.num_available:
+            was_changed = self._memory_changed
+            lease.close()
+            self._memory_changed = was_changed
+            return False
+        memory.swap_in(lease)
+        fresh = self._blocks_for(call, num_missing)
+        reservation.blocks = fresh.block_ids
+        lease.absorb(fresh)
+        lease.num_tokens = len(call.token_ids)
+        reservation.lease = lease
+        memory.counters.blocks_held += num_held
+        self._accept(reservation, num_held)
+        return True
+
+    def _blocks_for(self, call: ReserveCall, num_blocks: int) -> Lease:
+        if call.into is None:
+            return self._memory.alloc(num_blocks, Tier.HBM)
+        earlier = self._reservations[call.into]
+        assert earlier.lease is not None
+        fresh, earlier.lease = earlier.lease, self._memory.book.split(earlier.lease, num_blocks)
+        self._give_back(earlier, f"its blocks went to {call.transfer_id}")
+        return fresh
+
+    def _accept(self, reservation: Reservation, num_held: int) -> None:
+        call = reservation.call
+        self._reservations[call.transfer_id] = reservation
+        reservation.advance(ReservationPhase.OPEN)
+        if call.token_ids and not reservation.blocks:
+            reservation.advance(ReservationPhase.LANDED)  # nothing is to come
+        reservation.respond(
+            ReserveAnswer(
+                accepted=True,
+                num_held_blocks=num_held,
+                tensor_parallelism=self._tensor_parallelism,
+                receiver_epoch=self._memory.epoch,
+                blocks=tuple(reservation.blocks),
+            )
+        )
+
+    def _refuse(self, reservation: Reservation, reason: str) -> None:
+        self._memory.counters.reservations_refused += 1
+        if self._reservations.get(reservation.call.transfer_id) is reservation:
+            self._end(reservation, ReservationPhase.ABORTED)
+        reservation.respond(self._refusal(reason))
+
+    def _refusal(self, reason: str) -> ReserveAnswer:
+        return ReserveAnswer(
+            accepted=False,
+            refused_because=reason,
+            tensor_parallelism=self._tensor_parallelism,
+            receiver_epoch=self._memory.epoch,
+        )
+
+    def _publish(self, reservation: Reservation, respond: RespondCommit) -> None:
+        call, lease = reservation.call, reservation.lease
+        assert lease is not None
+        if call.insert:
+            self._memory.insert(call.token_ids, lease, call.salt)
+        self._end(reservation, ReservationPhase.COMMITTED)
+        if call.insert and not call.private:
+            lease.close()  # the index is the only one who wanted it
+        else:
+            self._arrivals.append(
+                Arrival(
+                    transfer_id=call.transfer_id,
+                    sender=call.sender,
+                    private=call.private,
+                    lease=lease,
+                    token_ids=call.token_ids,
+                    num_tokens=len(call.token_ids),
+                    num_blocks_moved=len(reservation.blocks),
+                    num_bytes_moved=self._bytes(reservation),
+                )
+            )
+        respond(None)
+
+    def _give_back(self, reservation: Reservation, reason: str) -> None:
+        if reservation.phase is ReservationPhase.WAITING:
+            self._waiting.remove(reservation)
+            self._memory_changed = True  # the next in the queue may be content with less
+            self._refuse(reservation, reason)
+            return
+        self._end(reservation, ReservationPhase.ABORTED)
+        assert reservation.lease is not None
+        reservation.lease.close()
+        if reservation.on_commit is not None:
+            reservation.on_commit(TransferFailedError(f"{reservation.call.transfer_id}: {reason}"))
+
+    def _end(self, reservation: Reservation, phase: ReservationPhase) -> None:
+        reservation.advance(phase)
+        del self._reservations[reservation.call.transfer_id]
+        self._remember(reservation.call.transfer_id, phase)
+
+    def _remember(self, transfer_id: TransferId, phase: ReservationPhase) -> None:
+        self._ended[transfer_id] = phase
+        while len(self._ended) > REMEMBERED_ENDS:
+            self._ended.popitem(last=False)
+
+    def _bytes(self, reservation: Reservation) -> int:
+        return len(reservation.blocks) * self._memory.layout.block_bytes
+
+    def _unknown(self, transfer_id: TransferId) -> TransferFailedError:
+        return TransferFailedError(f"{transfer_id}: unknown here, or given back")
+
+
+def _both(first: RespondCommit | None, second: RespondCommit) -> RespondCommit:
+    """Answers two commits of the same reservation alike."""
+    if first is None:
+        return second
+
+    def respond(error: MemServeError | None) -> None:
+        first(error)
+        second(error)
+
+    return respond

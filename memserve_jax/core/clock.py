@@ -1,10 +1,9 @@
 """Time as an argument: what reads a clock is given one, so tests need no sleep."""
 
 import time
-from typing import Protocol, runtime_checkable, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 
-@runtime_checkable
 @runtime_checkable
 class Clock(Protocol):
     """A monotonic clock."""

@@ -18,7 +18,14 @@ from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.types import CachingMode, Role
 
 _STRICT = ConfigDict(extra="forbid")
-_PORT = Field(ge=0, le=65535)
+
+
+def _spell_caching(value: object) -> object:
+    """YAML reads a bare `on` or `off` as true or false."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
+_Caching = typing.Annotated[CachingMode | None, pydantic.BeforeValidator(_spell_caching)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -100,7 +107,7 @@ class Config:
     topology: str = "colocated"  # colocated | 2c | NpMd; ignored where `instances` is given
     instances: tuple[InstanceSection, ...] = ()
     tp: int = Field(default=1, ge=1)
-    caching: CachingMode | None = None  # None: `on` for colocated, `pd_caching_3` for NpMd
+    caching: _Caching = None  # None: `on` for colocated, `pd_caching_3` for NpMd
     host: str = "127.0.0.1"
     port: int = Field(default=50051, ge=0, le=65535)
 
@@ -136,7 +143,8 @@ def load_config(
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {override}: allowed: section.key=value")
-        _set_dotted(values, key, yaml.safe_load(text), source=f"--set {override}")
+        source = f"--set {override}"
+        _set_dotted(values, key, _parse_yaml(text, source), source=source)
     for key, value in (flags or {}).items():
         if value is not None:
             _set_dotted(values, key, value, source=f"--{key}")
@@ -150,15 +158,23 @@ def to_mapping(config: Config) -> dict[str, object]:
 
 def _read_yaml(path: str) -> dict[str, object]:
     try:
-        values: typing.Any = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{path}: cannot read: {reason}") from None
+    values = _parse_yaml(text, path)
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: got {type(values).__name__}, allowed: a mapping of sections")
-    return typing.cast(dict[str, object], values)
+    return {str(key): value for key, value in typing.cast(dict[object, object], values).items()}
+
+
+def _parse_yaml(text: str, source: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def _set_dotted(values: dict[str, object], key: str, value: object, *, source: str) -> None:

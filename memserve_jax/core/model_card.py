@@ -90,7 +90,9 @@ def _sampling(generation: Mapping[str, Any], file: pathlib.Path) -> SamplingPara
             "repetition_penalty", default.repetition_penalty, tiny, math.inf, "a number > 0"
         ),
         presence_penalty=number("presence_penalty", default.presence_penalty, -2.0, 2.0, "-2 to 2"),
-        frequency_penalty=number("frequency_penalty", default.frequency_penalty, -2.0, 2.0, "-2 to 2"),
+        frequency_penalty=number(
+            "frequency_penalty", default.frequency_penalty, -2.0, 2.0, "-2 to 2"
+        ),
     )
 
 

@@ -48,6 +48,7 @@ class LocalCluster:
         self.target = address(host, port)  # where clients reach the scheduler
         self._inner_target = address(LOOPBACK if host in ANY_HOST else host, port)
         self.instances: dict[InstanceId, InstanceServer] = {}
+        self._fabric = LocalFabric()
         self._transports: list[DevicePutTransport] = []
         self._leaving: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -139,13 +140,12 @@ class LocalCluster:
 
     async def _start_instances(self, recipe: Recipe, progress: Progress | None) -> None:
         bundles = await asyncio.to_thread(load_bundles, recipe, self.plan.instances)
-        fabric = LocalFabric()
         for index, plan in enumerate(self.plan.instances):
             peers = Peers()
             channel = transport = None
             if plan.role is not Role.COLOCATED:
                 channel = GrpcPeerChannel(peers, asyncio.get_running_loop())
-                transport = DevicePutTransport(fabric)
+                transport = DevicePutTransport(self._fabric, recipe.clock)
                 self._transports.append(transport)
             waiting = self.plan.instances[index:]
             parts = await asyncio.to_thread(
@@ -157,7 +157,7 @@ class LocalCluster:
                 channel=channel,
                 transport=transport,
             )
-            fabric.join(plan.instance, parts.pool)
+            self._fabric.register(plan.instance, parts.pool.packed_sharding, parts.pool.deliver)
             if recipe.config.engine.warm_up:
                 await asyncio.to_thread(parts.engine.warm_up, progress)
             server = InstanceServer(
@@ -169,5 +169,7 @@ class LocalCluster:
 
     async def _leave_when_drained(self, server: InstanceServer) -> None:
         await server.drained.wait()
-        del self.instances[server.instance.identity.instance]
+        name = server.instance.identity.instance
+        del self.instances[name]
+        self._fabric.unregister(name)
         await server.stop(grace_s=1.0)  # the answer to the drain call goes out first

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 DRAIN_S = 30.0  # what requests get to end after SIGTERM or SIGINT
 
 _log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Stoppable(Protocol):
     """What a process runs."""
 

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from memserve_jax.engine.events import Event
 
@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
+@runtime_checkable
 class Steps(Protocol):
     """What the loop asks of an engine. Called on its thread only."""
 

@@ -32,11 +32,13 @@ def weigh(
     """Returns the state rescaled to the new maximum, and the new tokens' weights.
 
     The caller adds the weights' product with v to `weighted`. Logits that are not visible may
-    hold anything, nan too. `visible` has as many axes as `logits` and broadcasts to it.
+    hold anything, nan too. `visible` has as many axes as `logits` and broadcasts to it. A query
+    that has seen nothing yet counts what is masked; the first thing it sees, or `finish`,
+    wipes that out (so v must be finite where nothing is visible).
     """
     logits = jnp.where(visible, logits, MASKED)
     maximum = jnp.maximum(state.maximum, logits.max(axis=-1, keepdims=True))
-    weights = jnp.where(visible, jnp.exp(logits - maximum), 0.0)
+    weights = jnp.exp(logits - maximum)
     rescale = jnp.exp(state.maximum - maximum)
     total = state.total * rescale + weights.sum(axis=-1, keepdims=True)
     return Running(maximum, total, state.weighted * rescale), weights
@@ -44,4 +46,5 @@ def weigh(
 
 def finish(state: Running) -> Float[Array, "*rest H"]:
     """Returns the weighted means; zeros for queries that have seen nothing."""
-    return state.weighted / jnp.where(state.total == 0.0, 1.0, state.total)
+    is_empty = state.maximum <= MASKED
+    return jnp.where(is_empty, 0.0, state.weighted / jnp.where(is_empty, 1.0, state.total))

@@ -1,8 +1,8 @@
 """Paged decode attention in jax.numpy: a loop over the pages in use.
 
 What a step reads grows with the longest context in the batch, not with the width of the block
-table. Each turn of the loop takes TURN_TOKENS tokens of every row, so that its products are
-not tiny.
+table. Each turn of the loop takes as many pages of every row as stay in a core's cache: the
+pages are copied together first (XLA's gather), and only then multiplied.
 """
 
 import jax
@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int32
 
 from pallas_kernels import online_softmax
 
-TURN_TOKENS = 128
+TURN_BYTES = 512 * 1024  # of K in one turn: half of a Zen 4 core's second-level cache
+TURN_TOKENS = 512  # at most; a short context should not pay for a long turn
 
 
 def paged_attention(
@@ -27,7 +28,10 @@ def paged_attention(
     """See `reference.paged_attention`; this is that."""
     num_rows, num_heads, head_dim = q.shape
     _, kv_heads, page_size, _ = k_pages.shape
-    turn_pages = min(block_tables.shape[1], max(1, TURN_TOKENS // page_size))
+    page_bytes = kv_heads * page_size * head_dim * k_pages.dtype.itemsize
+    turn_pages = max(1, min(TURN_BYTES // (num_rows * page_bytes), TURN_TOKENS // page_size))
+    turn_pages = min(turn_pages, block_tables.shape[1])
+    turn_tokens = turn_pages * page_size
     grouped = q.reshape(num_rows, kv_heads, -1, head_dim)
 
     first_token = jnp.zeros_like(context_lens)
@@ -40,17 +44,20 @@ def paged_attention(
     def turn(index: Array, state: online_softmax.Running) -> online_softmax.Running:
         page = first_page[:, None] + index * turn_pages + jnp.arange(turn_pages)[None, :]  # B C
         ids = jnp.take_along_axis(block_tables, page, axis=1, mode="clip")
-        token = page[:, :, None] * page_size + jnp.arange(page_size)[None, None, :]  # B C S
-        visible = (token >= first_token[:, None, None]) & (token < context_lens[:, None, None])
+        token = (first_page[:, None] + index * turn_pages) * page_size
+        token = token + jnp.arange(turn_tokens)[None, :]  # B U
+        visible = (token >= first_token[:, None]) & (token < context_lens[:, None])
 
-        k = k_pages.at[ids].get(mode="clip")  # B C K S H
-        v = v_pages.at[ids].get(mode="clip")
-        v = jnp.where(visible[:, :, None, :, None], v, jnp.zeros((), v.dtype))  # 0 * nan is nan
-        logits = jnp.einsum("BKGH,BCKSH->BKGCS", grouped, k, preferred_element_type=jnp.float32)
-        flat = scale * logits.reshape(*logits.shape[:3], -1)  # B K G U
-        state, weights = online_softmax.weigh(state, flat, visible.reshape(num_rows, 1, 1, -1))
-        weights = weights.astype(v.dtype).reshape(logits.shape)
-        seen = jnp.einsum("BKGCS,BCKSH->BKGH", weights, v, preferred_element_type=jnp.float32)
+        def of_turn(pages: Array) -> Array:
+            gathered = pages.at[ids].get(mode="clip").transpose(0, 2, 1, 3, 4)  # B K C S H
+            return gathered.reshape(num_rows, kv_heads, turn_tokens, head_dim)
+
+        k, v = of_turn(k_pages), of_turn(v_pages)
+        v = jnp.where(visible[:, None, :, None], v, jnp.zeros((), v.dtype))  # 0 * nan is nan
+        logits = jnp.einsum("BKGH,BKUH->BKGU", grouped, k, preferred_element_type=jnp.float32)
+        state, weights = online_softmax.weigh(state, scale * logits, visible[:, None, None])
+        weights = weights.astype(v.dtype)
+        seen = jnp.einsum("BKGU,BKUH->BKGH", weights, v, preferred_element_type=jnp.float32)
         return state._replace(weighted=state.weighted + seen)
 
     nothing = online_softmax.start(grouped)

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int32
 from pallas_kernels import online_softmax
 from pallas_kernels.paged_attention import xla as decode
 
-TILE_TOKENS = 64
-TURN_TOKENS = 128
+TILE_TOKENS = 128
+TURN_TOKENS = 256
 
 
 class Tiles(NamedTuple):

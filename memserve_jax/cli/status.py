@@ -107,7 +107,7 @@ def _row(status: pb.InstanceStatus) -> list[str]:
         _blocks(tiers.get("host")),
         _share(counters.cached_tokens, counters.prompt_tokens),
         str(counters.output_tokens),
-        f"{counters.kv_blocks_sent} ({_size(counters.kv_bytes_sent)})",
+        f"{counters.kv_blocks_sent} ({_size(float(counters.kv_bytes_sent))})",
         str(counters.kv_blocks_received),
     ]
 

@@ -1,0 +1,60 @@
+"""`memserve status`: a table for people, JSON for programs."""
+
+import json
+
+import pytest
+
+from memserve_jax.cli import status
+from memserve_jax.proto import memserve_pb2 as pb
+from tests.helpers.fake_server import CLUSTER
+
+
+def test_a_table(memserve, server, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    ended = memserve("status", "--target", server.target)
+    assert ended.status == 0
+    assert "1 instances, caching pd_caching_3, policy min_ttft, 12 requests routed" in ended.out
+    for text in ("p0", "prefill", "serving", "4/64 (3 cached)", "25%", "9 (1.5 MB)"):
+        assert text in ended.out
+
+
+def test_json(memserve, server):
+    found = json.loads(memserve("status", "--target", server.target, "--json").out)
+    assert found["policy"] == "min_ttft"
+    (instance,) = found["instances"]
+    assert instance["counters"]["kv_bytes_sent"] == 1_500_000
+    assert instance["counters"]["preemptions"] == 0
+    assert instance["tiers"][0]["free_blocks"] == 60
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_watching_ends_when_the_server_does(memserve, server, monkeypatch, arguments):
+    looks = []
+
+    def look(self, **_):
+        looks.append(1)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        return CLUSTER
+
+    monkeypatch.setattr("memserve_jax.client.Client.status", look)
+    ended = memserve(
+        "status", "--target", server.target, "--watch", "--interval", "0.1", *arguments
+    )
+    assert ended.status == 130
+    if arguments:
+        assert [json.loads(line)["routed"] for line in ended.out.splitlines()] == [12, 12]
+
+
+def test_an_empty_cluster():
+    reply = pb.ClusterStatusReply(instances=[pb.InstanceStatus(instance="c0")])
+    assert status.to_plain(reply)["instances"][0]["tiers"] == []
+    assert status.to_table(reply)
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [(0.0, "0 B"), (1500.0, "1.5 kB"), (2.5e9, "2.5 GB"), (3e15, "3000.0 TB")],
+)
+def test_sizes(num_bytes, text):
+    assert status._size(num_bytes) == text

@@ -14,10 +14,13 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_health.v1.health import aio as health_aio  # pyright: ignore[reportAttributeAccessIssue]
 from grpc_reflection.v1alpha import reflection
 
 from memserve_jax.core.errors import ConfigError
+from memserve_jax.proto.malformed import explain
 
 MAX_MESSAGE_BYTES = 16 << 20  # a prompt of a million tokens fits; KV never travels in messages
 
@@ -64,7 +67,7 @@ def open_channel(target: str) -> grpc.aio.Channel:
 class Health:
     """Standard health status of one server: `""` is the process, the rest its services."""
 
-    servicer: health.aio.HealthServicer
+    servicer: health_aio.HealthServicer
 
     async def set(self, service: str, *, serving: bool) -> None:
         """Sets whether `service` (full name) is SERVING; watchers hear of it."""
@@ -80,17 +83,16 @@ async def add_standard_services(server: grpc.aio.Server, services: Iterable[str]
     """Adds health checking and reflection to `server`, before it starts.
 
     Args:
+      server: Not started yet.
       services: Full names, such as `memserve.v1.GenerateService`. Each starts NOT_SERVING; the
         process itself (`""`) is SERVING.
     """
     names = tuple(services)
-    state = Health(health.aio.HealthServicer())
+    state = Health(health_aio.HealthServicer())
     health_pb2_grpc.add_HealthServicer_to_server(state.servicer, server)
     for name in names:
         await state.set(name, serving=False)
-    reflection.enable_server_reflection(
-        (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
+    reflection.enable_server_reflection((*names, HEALTH, reflection.SERVICE_NAME), server)
     return state
 
 
@@ -152,7 +154,7 @@ class _MalformedInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_streaming or handler.request_deserializer is None:
             return handler
-        parse = _forgiving(handler.request_deserializer, handler_call_details.method)
+        parse = _forgiving(handler.request_deserializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 _refusing(handler.unary_stream), parse, handler.response_serializer
@@ -162,15 +164,13 @@ class _MalformedInterceptor(grpc.aio.ServerInterceptor):
         )
 
 
-def _forgiving(parse: Callable[[bytes], Any], method: str) -> Callable[[bytes], Any]:
+def _forgiving(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def parse_or_explain(raw: bytes) -> Any:
         try:
             return parse(raw)
-        except DecodeError as error:
-            return _Malformed(
-                f"request of {method}: got {len(raw)} bytes that are no such message ({error}), "
-                "allowed: a serialized message whose strings are UTF-8"
-            )
+        except DecodeError:
+            # Generated code hands over `Kind.FromString`.
+            return _Malformed(explain(getattr(parse, "__self__"), raw))  # noqa: B009
 
     return parse_or_explain
 

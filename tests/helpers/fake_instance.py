@@ -48,7 +48,7 @@ class FakeInstance(GenerateServiceServicer, InstanceServiceServicer):
 
     Set the public attributes before a request comes:
       token_ids: The answer.
-      hold_before: Token indices that wait for `go_on`.
+      hold_before: Token indices that wait for `go_on`, which lets one of them pass.
       script: Messages sent as they are, in place of the answer.
       error: Status that a request ends with, at once.
       leases: What `Quiesce` reports, once `is_quiet` is set.
@@ -120,6 +120,8 @@ class FakeInstance(GenerateServiceServicer, InstanceServiceServicer):
                 if index in self.hold_before:
                     self.holding.set()
                     await self.go_on.wait()
+                    self.holding.clear()
+                    self.go_on.clear()
                 await context.write(response)
         except asyncio.CancelledError:
             self.cancelled.set()
@@ -144,26 +146,23 @@ class FakeInstance(GenerateServiceServicer, InstanceServiceServicer):
     def _responses(self, request: pb.GenerateRequest) -> Sequence[pb.GenerateResponse]:
         if self.script is not None:
             return self.script
-        last = len(self.token_ids) - 1
-        return [
+        messages = [
             pb.GenerateResponse(
                 request_id=request.request_id,
                 token_ids=[token],
                 first_index=index,
                 text=f"<{token}>",
-                finish_reason=pb.LENGTH if index == last else pb.FINISH_REASON_UNSPECIFIED,
-                usage=pb.Usage(cached_tokens=request.route.cached_tokens) if index == last else None,
-                timing=pb.Timing(
-                    queue_s=0.25,
-                    prefill_instance=request.route.prefill_instance,
-                    decode_instance=self.status.instance,
-                    kv_blocks_moved=5,
-                )
-                if index == last
-                else None,
             )
             for index, token in enumerate(self.token_ids)
         ]
+        last = messages[-1]
+        last.finish_reason = pb.LENGTH
+        last.usage.cached_tokens = request.route.cached_tokens
+        last.timing.queue_s = 0.25
+        last.timing.prefill_instance = request.route.prefill_instance
+        last.timing.decode_instance = self.status.instance
+        last.timing.kv_blocks_moved = 5
+        return messages
 
     def _control(self, scheduler: str) -> ControlServiceStub:
         if scheduler not in self._channels:

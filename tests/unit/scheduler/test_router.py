@@ -1,0 +1,175 @@
+"""What the scheduler learns from answers, in every caching mode, and routes by."""
+
+import pytest
+
+from memserve_jax.core.clock import ManualClock
+from memserve_jax.core.cost_model import CostModel
+from memserve_jax.core.errors import NoInstanceError
+from memserve_jax.core.types import InstanceId, Request, RequestId, Role, SamplingParams
+from scheduler.cluster import Cluster
+from scheduler.flights import Flights
+from scheduler.load_table import LoadTable
+from scheduler.policies import POLICIES
+from scheduler.prompt_trees import PromptTrees
+from scheduler.router import Router
+from tests.helpers.fake_instance import make_status
+
+S = 16
+
+
+class World:
+    """A router with its parts and no sockets."""
+
+    def __init__(self, *statuses, policy="min_ttft"):
+        self.clock = ManualClock(1.0)
+        self.trees = PromptTrees(ttl_s=60.0, max_blocks=1000)
+        self.flights = Flights(max_in_flight=100)
+        self.cluster = Cluster(
+            clock=self.clock,
+            timeout_s=5.0,
+            on_left=lambda traits, _: self.trees.forget(traits.instance),
+        )
+        self.router = Router(
+            cluster=self.cluster,
+            trees=self.trees,
+            loads=LoadTable(self.flights),
+            policy=POLICIES[policy],
+            cost=CostModel(fixed_s=1e-3, s_per_token=1e-4, s_per_token_pair=0.0),
+            clock=self.clock,
+        )
+        for status in statuses:
+            self.cluster.register(status)
+
+    def blocks(self, role: Role, token_ids, salt="") -> dict[str, int]:
+        plan_keys = self.router.plan(make_request(token_ids)).keys
+        return dict(self.trees[role].match(salt, plan_keys, self.clock.now_s()))
+
+
+def make_request(token_ids, *, salt="") -> Request:
+    return Request(
+        request_id=RequestId("r"),
+        session_id="",
+        prompt_token_ids=tuple(token_ids),
+        sampling=SamplingParams(),
+        cache_salt=salt,
+    )
+
+
+def one_p_one_d(caching: str) -> World:
+    return World(
+        make_status("p0", role="prefill", caching=caching),
+        make_status("d0", role="decode", caching=caching),
+    )
+
+
+PROMPT, OUTPUT = list(range(40)), list(range(100, 125))  # 2 whole blocks; 4 with the history
+
+
+@pytest.mark.parametrize(
+    ("caching", "first", "second", "end"),
+    [  # blocks at P, at D: after the first token, the second, and the end
+        ("pd_basic", ({}, {}), ({}, {}), ({}, {})),
+        ("pd_caching_1", ({"p0": 2}, {}), ({"p0": 2}, {}), ({"p0": 2}, {})),
+        ("pd_caching_2", ({"p0": 2}, {}), ({"p0": 2}, {"d0": 2}), ({"p0": 2}, {"d0": 4})),
+        ("pd_caching_3", ({"p0": 2}, {}), ({"p0": 2}, {"d0": 2}), ({"p0": 4}, {"d0": 4})),
+    ],
+)
+def test_what_a_pair_learns(caching, first, second, end):
+    world = one_p_one_d(caching)
+    plan = world.router.plan(make_request(PROMPT))
+    asked = PROMPT + OUTPUT
+
+    def known():
+        return world.blocks(Role.PREFILL, asked), world.blocks(Role.DECODE, asked)
+
+    world.router.prefilled(plan)
+    assert known() == first
+    world.router.arrived(plan)
+    assert known() == second
+    world.router.finished(plan, OUTPUT)
+    assert known() == end  # 40 + 24 tokens have KV: the last one has none
+    world.trees.check()
+
+
+@pytest.mark.parametrize(("caching", "blocks"), [("on", {"c0": 4}), ("off", {})])
+def test_what_a_colocated_instance_learns(caching, blocks):
+    world = World(make_status("c0", caching=caching))
+    plan = world.router.plan(make_request(PROMPT))
+    world.router.prefilled(plan)
+    world.router.arrived(plan)
+    world.router.finished(plan, OUTPUT)
+    assert world.blocks(Role.COLOCATED, PROMPT + OUTPUT) == blocks
+
+
+def test_an_answer_of_one_token_never_reached_the_decode_instance():
+    world = one_p_one_d("pd_caching_3")
+    plan = world.router.plan(make_request(PROMPT))
+    world.router.prefilled(plan)
+    world.router.finished(plan, [7])
+    assert world.blocks(Role.DECODE, PROMPT) == {}
+    assert world.blocks(Role.PREFILL, PROMPT) == {"p0": 2}
+
+
+def test_the_next_turn_counts_on_the_history_and_the_cap():
+    world = World(make_status("c0"), make_status("c1"))
+    plan = world.router.plan(make_request(PROMPT))
+    world.router.finished(plan, OUTPUT)
+    follow = world.router.plan(make_request(PROMPT + OUTPUT + [1]))
+    assert (follow.route.prefill, follow.route.cached_tokens) == (plan.route.prefill, 4 * S)
+    same = world.router.plan(make_request((PROMPT + OUTPUT)[: 4 * S]))
+    assert same.route.cached_tokens == 3 * S  # a full hit computes its last token
+    assert world.router.num_routed == 3
+
+
+def test_the_salt_keeps_tenants_apart():
+    world = World(make_status("c0"))
+    plan = world.router.plan(make_request(PROMPT, salt="red"))
+    world.router.finished(plan, OUTPUT)
+    assert world.router.plan(make_request(PROMPT, salt="blue")).route.cached_tokens == 0
+    assert world.router.plan(make_request(PROMPT, salt="red")).route.cached_tokens == 2 * S
+
+
+def test_nothing_is_learnt_of_a_life_that_is_over():
+    world = World(make_status("c0", epoch=1))
+    plan = world.router.plan(make_request(PROMPT))
+    world.router.prefilled(plan)
+    world.cluster.register(make_status("c0", epoch=2))
+    assert world.trees.blocks_of(InstanceId("c0")) == 0
+    world.router.finished(plan, OUTPUT)
+    assert world.trees.blocks_of(InstanceId("c0")) == 0
+
+
+def test_knowledge_ages():
+    world = World(make_status("c0"))
+    world.router.finished(world.router.plan(make_request(PROMPT)), OUTPUT)
+    for _ in range(20):
+        world.clock.advance(4.0)
+        world.cluster.heartbeat(make_status("c0"))
+    assert world.router.plan(make_request(PROMPT)).route.cached_tokens == 0
+
+
+def test_only_live_serving_instances_get_requests():
+    world = World(policy="round_robin")
+    with pytest.raises(NoInstanceError, match="no instance is registered"):
+        world.router.plan(make_request(PROMPT))
+    for name in ("c0", "c1", "c2"):
+        world.cluster.register(make_status(name))
+    world.cluster.member("c0").is_draining = True
+    world.cluster.member("c1").is_suspect = True
+    for _ in range(4):
+        assert world.router.plan(make_request(PROMPT)).route.prefill == "c2"
+    world.clock.advance(6.0)
+    with pytest.raises(NoInstanceError):
+        world.router.plan(make_request(PROMPT))
+
+
+def test_a_plan_carries_what_the_wire_needs():
+    world = World(
+        make_status("p0", role="prefill", target="h:1"),
+        make_status("d0", role="decode", target="h:2"),
+    )
+    plan = world.router.plan(make_request([5]))
+    message = plan.to_message()
+    assert (message.prefill_instance, message.prefill_target) == ("p0", "h:1")
+    assert (message.decode_instance, message.decode_target) == ("d0", "h:2")
+    assert message.reason == "ttft" and plan.work.new_tokens == 1 and not plan.keys

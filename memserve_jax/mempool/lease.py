@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Self
 
 from memserve_jax.core.errors import StaleAddressError
 from memserve_jax.core.types import BlockAddress, BlockId, Tier
@@ -75,7 +74,7 @@ class Lease:
         """
         self._book.close(self)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Lease":
         return self
 
     def __exit__(

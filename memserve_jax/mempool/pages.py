@@ -33,9 +33,7 @@ from pallas_kernels.pages import KVPages
 
 def make_pages(layout: KVLayout, mesh: Mesh, num_blocks: int) -> KVPages:
     """Returns zeroed pages for `num_blocks` blocks, made on the mesh, split over heads."""
-    shape = layout.page_shape(num_blocks, tensor_parallelism(mesh))
-    dtype = jnp.dtype(layout.dtype)
-    make = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=page_sharding(mesh))
+    make = _compile_zeros(layout, mesh, num_blocks)
     return KVPages(
         tuple(make() for _ in range(layout.num_layers)),
         tuple(make() for _ in range(layout.num_layers)),
@@ -95,6 +93,15 @@ class PageStore:
                 progress(done, len(sizes), f"copies of {size} blocks")
 
 
+# Cached: pools of one layout on one mesh, such as two lives of an instance, compile once.
+@functools.cache
+def _compile_zeros(layout: KVLayout, mesh: Mesh, num_blocks: int) -> Callable[[], Array]:
+    shape = layout.page_shape(num_blocks, tensor_parallelism(mesh))
+    dtype = jnp.dtype(layout.dtype)
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=page_sharding(mesh))
+
+
+@functools.cache
 def _compile_gather(
     layout: KVLayout, mesh: Mesh, kernels: Backend | None
 ) -> Callable[[KVPages, np.ndarray], Array]:
@@ -112,6 +119,7 @@ def _compile_gather(
     return jax.jit(gather, out_shardings=packed_sharding(mesh, layout.num_kv_heads))
 
 
+@functools.cache
 def _compile_scatter(
     layout: KVLayout, mesh: Mesh, kernels: Backend | None
 ) -> Callable[[KVPages, Array, np.ndarray], KVPages]:

@@ -3,7 +3,6 @@
 import enum
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
 
 from memserve_jax.core.errors import MemServeError
 from memserve_jax.core.types import BlockAddress, InstanceId, TransferId
@@ -80,7 +79,7 @@ class RemoteLease:
         for callback in callbacks:
             callback(self)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RemoteLease":
         return self
 
     def __exit__(

@@ -1,0 +1,143 @@
+"""Pools that talk through a test's own hands: nothing moves until the test says so."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import jax
+
+from memserve_jax.core.clock import Clock
+from memserve_jax.core.errors import TransferFailedError
+from memserve_jax.mempool.transport import TransportCounters
+
+
+@dataclass(frozen=True)
+class Message:
+    """One thing on its way. `kind`: what it is; `act` delivers it; `fail` tells its sender."""
+
+    kind: str  # reserve, reserved, bytes, sent, commit, committed, abort
+    sender: str
+    to: str
+    act: Callable[[], None]
+    fail: Callable[[], None]
+
+
+class Network:
+    """Control messages and bytes between pools, kept until they are delivered, one by one.
+
+    Any message may be delivered out of order, twice, or dropped: what a bad network does.
+    """
+
+    def __init__(self, clock: Clock):
+        self.clock = clock
+        self.pools = {}
+        self.messages: list[Message] = []
+        self.delivered: list[str] = []  # kinds
+
+    def join(self, pool) -> None:
+        self.pools[pool.instance] = pool
+
+    def leave(self, instance) -> None:
+        self.pools.pop(instance, None)
+
+    def deliver(self, index: int = 0) -> str:
+        """Delivers a message; returns its kind."""
+        message = self.messages.pop(index)
+        self.delivered.append(message.kind)
+        message.act()
+        return message.kind
+
+    def drop(self, index: int = 0) -> None:
+        del self.messages[index]
+
+    def fail(self, index: int = 0) -> None:
+        """Loses a message and lets its sender know."""
+        self.messages.pop(index).fail()
+
+    def duplicate(self, index: int = 0) -> None:
+        self.messages.append(self.messages[index])
+
+    def poll(self) -> list:
+        return [arrival for pool in list(self.pools.values()) for arrival in pool.poll()]
+
+    def run(self, until: str | None = None) -> list:
+        """Delivers in order and polls until all is quiet, or before the first `until`."""
+        arrivals = self.poll()
+        while self.messages and self.messages[0].kind != until:
+            self.deliver()
+            arrivals += self.poll()
+        return arrivals
+
+    def post(self, kind, sender, to, act, fail=lambda: None) -> None:
+        self.messages.append(Message(kind, sender, to, act, fail))
+
+    def call(self, kind: str, sender: str, to: str, at_peer: Callable) -> Future:
+        """A call to `to` whose answer is a message too; `at_peer(pool, respond)` serves it."""
+        future: Future = Future()
+
+        def answer(result) -> None:
+            def resolve() -> None:
+                if not future.done():
+                    failed = isinstance(result, Exception)
+                    (future.set_exception if failed else future.set_result)(result)
+
+            answers = {"reserve": "reserved", "bytes": "sent", "commit": "committed"}
+            if kind in answers:
+                self.post(answers[kind], to, sender, resolve, lose)
+
+        def lose() -> None:
+            if not future.done():
+                future.set_exception(TransferFailedError(f"{kind} from {sender} to {to} was lost"))
+
+        def arrive() -> None:
+            pool = self.pools.get(to)
+            if pool is None:
+                lose()
+            else:
+                at_peer(pool, answer)
+
+        self.post(kind, sender, to, arrive, lose)
+        return future
+
+
+class NetworkChannel:
+    """One pool's `PeerChannel`."""
+
+    def __init__(self, network: Network, instance: str):
+        self.network = network
+        self.instance = instance
+
+    def reserve(self, to, call, *, timeout_s):
+        return self.network.call(
+            "reserve", self.instance, to, lambda pool, answer: pool.reserve(call, answer)
+        )
+
+    def commit(self, to, transfer_id, *, timeout_s):
+        return self.network.call(
+            "commit", self.instance, to, lambda pool, answer: pool.commit(transfer_id, answer)
+        )
+
+    def abort(self, to, transfer_id, reason):
+        return self.network.call(
+            "abort", self.instance, to, lambda pool, _: pool.abort(transfer_id, reason)
+        )
+
+
+class NetworkTransport:
+    """One pool's `Transport`: a `device_put` when the bytes are delivered."""
+
+    def __init__(self, network: Network, instance: str):
+        self.network = network
+        self.instance = instance
+        self.counters = TransportCounters()
+
+    def send(self, transfer_id, packed, to, num_blocks):
+        def at_peer(pool, answer) -> None:
+            pool.deliver(transfer_id, jax.device_put(packed, pool.packed_sharding))
+            answer(None)
+
+        self.counters.num_calls += 1
+        return self.network.call("bytes", self.instance, to, at_peer)
+
+    def close(self) -> None:
+        pass

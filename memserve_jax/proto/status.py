@@ -11,8 +11,10 @@ from memserve_jax.core.errors import (
     NoInstanceError,
     OutOfBlocksError,
     OverloadedError,
+    RefusedError,
     StaleAddressError,
     TransferFailedError,
+    UnknownInstanceError,
 )
 
 _CODES: dict[type[MemServeError], grpc.StatusCode] = {
@@ -25,6 +27,8 @@ _CODES: dict[type[MemServeError], grpc.StatusCode] = {
     StaleAddressError: grpc.StatusCode.FAILED_PRECONDITION,
     ConfigError: grpc.StatusCode.FAILED_PRECONDITION,
     CheckpointError: grpc.StatusCode.FAILED_PRECONDITION,
+    RefusedError: grpc.StatusCode.FAILED_PRECONDITION,
+    UnknownInstanceError: grpc.StatusCode.NOT_FOUND,
 }
 
 

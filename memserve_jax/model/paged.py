@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
@@ -19,6 +19,7 @@ from pallas_kernels.ragged_paged_attention.op import ragged_paged_attention
 HEADS = PartitionSpec(None, MODEL_AXIS)  # T N H, T K H
 
 
+@runtime_checkable
 class Attend(Protocol):
     """Writes new tokens' KV into one layer's pages and attends to them and what is there."""
 

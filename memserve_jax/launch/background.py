@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from memserve_jax.core.config import Config
 from memserve_jax.core.types import InstanceId
@@ -75,7 +75,7 @@ class BackgroundCluster:
         finally:
             self._end_loop()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "BackgroundCluster":
         return self
 
     def __exit__(

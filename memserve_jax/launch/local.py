@@ -6,7 +6,6 @@ Everything speaks gRPC over loopback, as between machines; only KV takes the sho
 
 import asyncio
 import logging
-from typing import Self
 
 import yaml
 
@@ -56,7 +55,7 @@ class LocalCluster:
     @classmethod
     async def launch(
         cls, config: Config, *, progress: Progress | None = None, clock: Clock | None = None
-    ) -> Self:
+    ) -> "LocalCluster":
         """Returns a cluster that serves requests.
 
         What can be wrong is found in this order: topology, model directory, port, devices,

@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Self
 
 import yaml
 
@@ -44,7 +43,7 @@ class SoloInstance:
         name: str,
         schedulers: Sequence[str],
         progress: Progress | None = None,
-    ) -> Self:
+    ) -> "SoloInstance":
         """Returns a colocated instance that serves and is registered with every scheduler.
 
         Args:

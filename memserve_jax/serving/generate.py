@@ -28,9 +28,7 @@ from memserve_jax.serving.answers import (
     tokens_to_message,
 )
 from memserve_jax.serving.instance import Instance
-from memserve_jax.serving.peers import answered_errors, peer_errors
-
-Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+from memserve_jax.serving.peers import Context, answered_errors, peer_errors
 
 
 class GenerateServicer(GenerateServiceServicer):

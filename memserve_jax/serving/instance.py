@@ -53,7 +53,7 @@ class Instance:
             parts,
             name=f"engine-{parts.identity.instance}",
             deliver=lambda events: self._in_asyncio(lambda: self.streams.deliver(events)),
-            step_failed=lambda error: self._in_asyncio(lambda: self._fail_all(error)),
+            step_failed=self._fail_all,
             between_steps=self._observe,
         )
         self._asyncio_loop = asyncio_loop
@@ -115,5 +115,8 @@ class Instance:
             self._asyncio_loop.call_soon_threadsafe(callback)
 
     def _fail_all(self, error: Exception) -> None:
-        name = self.identity.instance
-        self.streams.fail_all(MemServeError(f"instance {name}: a step failed: {error}"))
+        """Ends all that is in flight: nobody can tell which request a failed step spoilt."""
+        reason = MemServeError(f"instance {self.identity.instance}: a step failed: {error}")
+        for request_id in self.streams.request_ids:
+            self.parts.engine.cancel(request_id)
+        self._in_asyncio(lambda: self.streams.fail_all(reason))

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -17,7 +17,7 @@ from memserve_jax.proto.convert import to_request
 from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceServicer
 from memserve_jax.serving.answers import first_token_to_message, prefill_done_to_message
 from memserve_jax.serving.instance import Instance
-from memserve_jax.serving.peers import answered_errors
+from memserve_jax.serving.peers import Context, answered_errors
 from memserve_jax.serving.pool_channel import answer_to_message, reserve_from_message
 
 DEFAULT_DRAIN_S = 300.0
@@ -44,7 +44,7 @@ class InstanceServicer(InstanceServiceServicer):
     async def Prefill(
         self,
         request: pb.PrefillRequest,
-        context: "grpc.aio.ServicerContext[pb.PrefillRequest, pb.PrefillEvent]",
+        context: Context,
     ) -> None:
         """Streams the first token, then the end of the KV's way to the decode instance."""
         async with answered_errors(context):
@@ -72,7 +72,7 @@ class InstanceServicer(InstanceServiceServicer):
         request: Request,
         decode: InstanceId,
         events: asyncio.Queue[Event],
-        context: "grpc.aio.ServicerContext[pb.PrefillRequest, pb.PrefillEvent]",
+        context: Context,
     ) -> None:
         engine = self._parts.engine
         ended = False
@@ -97,7 +97,7 @@ class InstanceServicer(InstanceServiceServicer):
     async def Reserve(
         self,
         request: pb.ReserveRequest,
-        context: "grpc.aio.ServicerContext[pb.ReserveRequest, pb.ReserveReply]",
+        context: Context,
     ) -> pb.ReserveReply:
         """Answers when the pool has found the blocks, or refuses."""
         async with answered_errors(context):
@@ -115,7 +115,7 @@ class InstanceServicer(InstanceServiceServicer):
     async def Commit(
         self,
         request: pb.CommitRequest,
-        context: "grpc.aio.ServicerContext[pb.CommitRequest, pb.CommitReply]",
+        context: Context,
     ) -> pb.CommitReply:
         """Answers when the blocks are visible here."""
         async with answered_errors(context):
@@ -131,7 +131,7 @@ class InstanceServicer(InstanceServiceServicer):
     async def Abort(
         self,
         request: pb.AbortRequest,
-        context: "grpc.aio.ServicerContext[pb.AbortRequest, pb.AbortReply]",
+        context: Context,
     ) -> pb.AbortReply:
         """Gives a reservation back; an unknown one is no error."""
         self._abort(TransferId(request.transfer_id), request.reason)
@@ -140,7 +140,7 @@ class InstanceServicer(InstanceServiceServicer):
     async def Status(
         self,
         request: pb.StatusRequest,
-        context: "grpc.aio.ServicerContext[pb.StatusRequest, pb.InstanceStatus]",
+        context: Context,
     ) -> pb.InstanceStatus:
         """Returns the state between two steps."""
         return await self._instance.status()
@@ -148,7 +148,7 @@ class InstanceServicer(InstanceServiceServicer):
     async def Quiesce(
         self,
         request: pb.QuiesceRequest,
-        context: "grpc.aio.ServicerContext[pb.QuiesceRequest, pb.QuiesceReply]",
+        context: Context,
     ) -> pb.QuiesceReply:
         """Answers when no request, transfer or lease is left."""
         async with answered_errors(context):
@@ -160,7 +160,7 @@ class InstanceServicer(InstanceServiceServicer):
     async def Drain(
         self,
         request: pb.DrainRequest,
-        context: "grpc.aio.ServicerContext[pb.DrainRequest, pb.DrainReply]",
+        context: Context,
     ) -> pb.DrainReply:
         """Takes no more requests and answers when those there are have ended."""
         async with answered_errors(context):
@@ -190,7 +190,7 @@ def _resolver(future: "asyncio.Future[_T]") -> Callable[[_T], None]:
     return respond
 
 
-def _patience_s(context: "grpc.aio.ServicerContext[Any, Any]", default_s: float) -> float:
+def _patience_s(context: Context, default_s: float) -> float:
     """Returns the seconds until the caller's deadline, less what an answer takes."""
     left_s = context.time_remaining()
     return default_s if left_s is None else max(0.0, left_s - 0.05)

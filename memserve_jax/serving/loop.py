@@ -162,7 +162,7 @@ class EngineLoop:
         if self._num_failed >= MAX_FAILED_STEPS:
             self._broken = error
             _log.error("%s: no more steps after %d failures", self._thread.name, self._num_failed)
-        self._step_failed(error)
+        self._run_logged(lambda: self._step_failed(error))
 
     def _patience_s(self) -> float:
         wait_s = None if self._broken is not None else self._engine.wait_s

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -14,6 +15,7 @@ from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceStub
 from memserve_jax.proto.server import open_channel
 from memserve_jax.proto.status import status_of
 
+Context = Any  # a grpc.aio.ServicerContext in spirit: the real one is no subclass of it
 CLOSE_GRACE_S = 5.0  # calls under way on a channel that is replaced
 
 # A peer that stops cancels its calls, and one that raises says UNKNOWN: words for our client.
@@ -42,7 +44,7 @@ def peer_errors(peer: InstanceId) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def answered_errors(context: grpc.aio.ServicerContext):
+async def answered_errors(context: Context) -> AsyncIterator[None]:
     """Ends the call with the right status when the body raises one of our errors."""
     try:
         yield

@@ -20,6 +20,11 @@ class EventStreams:
         """Requests in flight."""
         return len(self._queues)
 
+    @property
+    def request_ids(self) -> list[RequestId]:
+        """The requests in flight; any thread may ask."""
+        return list(self._queues)
+
     @contextlib.contextmanager
     def open(self, request_id: RequestId) -> Iterator[asyncio.Queue[Event]]:
         """Receives the events of `request_id` while open.

@@ -18,7 +18,7 @@ from memserve_jax.core.types import (
 )
 from memserve_jax.engine.counters import Counters, Load
 from memserve_jax.engine.engine import Engine
-from memserve_jax.engine.events import Event, Failed, FirstToken
+from memserve_jax.engine.events import Event, Failed, FirstToken, PrefillDone, Tokens
 from memserve_jax.mempool.control import (
     ReserveAnswer,
     ReserveCall,
@@ -36,7 +36,7 @@ class FakeEngine(Engine):
     def __init__(self) -> None:
         self.calls: list[tuple[str, object]] = []
         self.in_flight: set[RequestId] = set()
-        self.failure: Exception | None = None  # raised by the next steps
+        self.failures: list[Exception] = []  # raised by the next steps, one each
         self.on_submit: Callable[[Request], Sequence[Event]] = lambda request: ()
         self.on_first_token: Callable[[FirstToken], Sequence[Event]] = lambda first: ()
         self.called = threading.Event()
@@ -78,11 +78,12 @@ class FakeEngine(Engine):
         self.in_flight.discard(request_id)
 
     def step(self) -> list[Event]:
-        if self.failure is not None:
-            raise self.failure
+        if self.failures:
+            raise self.failures.pop(0)
         events, self._events_to_come = self._events_to_come, []
         for event in events:
-            if isinstance(event, Failed) or getattr(event, "finish_reason", None) is not None:
+            is_last = isinstance(event, Failed | PrefillDone)
+            if is_last or (isinstance(event, Tokens) and event.finish_reason is not None):
                 self.in_flight.discard(event.request_id)
         return events
 

@@ -65,9 +65,7 @@ def test_the_end_of_a_prefill_survives_the_wire():
 def test_timing_counts_from_arrival_to_first_and_last_token():
     timing = AnswerTiming(arrival_s=10.0, prefill=InstanceId("p0"), decode=InstanceId("d0"))
     timing.saw(Tokens(request_id=ME, first_index=0, token_ids=(), text=""), 10.5)
-    timing.saw(
-        Tokens(request_id=ME, first_index=0, token_ids=(1,), text="", queue_s=0.25), 11.0
-    )
+    timing.saw(Tokens(request_id=ME, first_index=0, token_ids=(1,), text="", queue_s=0.25), 11.0)
     timing.saw(Tokens(request_id=ME, first_index=1, token_ids=(2,), text=""), 12.0)
     timing.moved = PrefillDone(request_id=ME, kv_blocks_moved=2, kv_bytes_moved=64)
     assert timing.to_message(13.0) == pb.Timing(

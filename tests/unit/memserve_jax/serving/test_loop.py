@@ -113,9 +113,7 @@ def test_the_error_of_a_call_is_the_callers(running: Running):
     assert running.loop.call(lambda: "still here").result(PATIENCE_S) == "still here"
 
 
-def test_a_posted_command_that_fails_is_logged(
-    running: Running, caplog: pytest.LogCaptureFixture
-):
+def test_a_posted_command_that_fails_is_logged(running: Running, caplog: pytest.LogCaptureFixture):
     def fail() -> None:
         raise ValueError("nobody waits for me")
 

@@ -94,7 +94,6 @@ class Control(ControlServiceServicer):
     async def ClusterStatus(self, request: pb.StatusRequest, context: Any) -> pb.ClusterStatusReply:
         """Asks every instance how it is, and adds what the scheduler knows."""
         del request, context
-        self._cluster.expire()
         members = self._cluster.members()
         statuses = await asyncio.gather(*(self._status(member) for member in members))
         caching = dict.fromkeys(str(member.traits.caching) for member in members)

@@ -85,7 +85,6 @@ class Router:
         Raises:
           NoInstanceError: no set of live instances can serve it.
         """
-        self._cluster.expire()
         block_size = self._cluster.block_size_tokens
         if block_size is None:
             raise NoInstanceError("no instance is registered; try again later")

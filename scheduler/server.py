@@ -143,8 +143,13 @@ class SchedulerServer:
         self.flights.check()
 
     async def _watch_heartbeats(self) -> None:
+        loop, period_s = asyncio.get_running_loop(), self._config.scheduler.heartbeat_s
         while True:
-            await asyncio.sleep(self._config.scheduler.heartbeat_s)
+            due_s = loop.time() + period_s
+            await asyncio.sleep(period_s)
+            late_s = loop.time() - due_s
+            if late_s > period_s:  # this process was held up, and with it every heartbeat
+                self.cluster.forgive(late_s)
             self.cluster.expire()
             await self._refresh_health()
 

@@ -62,6 +62,17 @@ def test_silence_ends_a_life_and_only_that_one(watched):
     assert watched.names() == ["c0", "c1"]
 
 
+def test_time_in_which_nobody_could_be_heard_is_not_silence(watched):
+    watched.cluster.register(make_status("c0"))
+    watched.clock.advance(60.0)
+    watched.cluster.forgive(58.0)
+    watched.cluster.expire()
+    assert watched.names() == ["c0"]
+    watched.clock.advance(4.0)
+    watched.cluster.expire()
+    assert watched.names() == []
+
+
 def test_a_new_epoch_replaces_an_old_one_is_refused(watched):
     cluster = watched.cluster
     cluster.register(make_status("c0", epoch=5))

@@ -120,7 +120,7 @@ def test_a_deadline_travels_and_cancels():
             assert code is Code.DEADLINE_EXCEEDED
             await fake.cancelled.wait()
             (deadline_s,) = fake.deadlines_s
-            assert deadline_s is not None and deadline_s <= 1.0
+            assert deadline_s is not None and deadline_s < 2.0
             await running.server.flights.when_idle()
 
     in_loop(scenario())

@@ -159,6 +159,7 @@ def test_only_live_serving_instances_get_requests():
     for _ in range(4):
         assert world.router.plan(make_request(PROMPT)).route.prefill == "c2"
     world.clock.advance(6.0)
+    world.cluster.expire()
     with pytest.raises(NoInstanceError):
         world.router.plan(make_request(PROMPT))
 

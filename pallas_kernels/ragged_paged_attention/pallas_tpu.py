@@ -1,0 +1,163 @@
+"""Ragged paged attention on TPU: one grid step per tile of query tokens of one row.
+
+The tokens of each row are first laid out in tiles of their own (an XLA gather), so that a tile
+is a plain block for Pallas; results are taken back the same way. Each page that is copied from
+HBM serves all queries of a tile. There are at most T / tile + R tiles; grid steps past the ones
+in use point at the last one and do nothing.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, Int32
+
+from pallas_kernels import page_stream
+from pallas_kernels.paged_attention.pallas_tpu import refusal
+
+__all__ = ["ragged_paged_attention", "refusal"]
+
+TILE_TOKENS = 32  # a power of two
+
+
+class Tiles(NamedTuple):
+    """Which row and which of its new tokens each of X tiles holds."""
+
+    num_used: Int32[Array, " 1"]
+    rows: Int32[Array, " X"]
+    offsets: Int32[Array, " X"]  # of the tile's first token among the row's new tokens
+    firsts: Int32[Array, " R"]  # first tile of each row
+
+
+def _lay_tiles(query_starts: Array, num_tokens: int, tile_tokens: int) -> Tiles:
+    counts = -(-(query_starts[1:] - query_starts[:-1]) // tile_tokens)  # R
+    ends = jnp.cumsum(counts)
+    most = -(-num_tokens // tile_tokens) + counts.shape[0]
+    tile = jnp.minimum(jnp.arange(most, dtype=jnp.int32), jnp.maximum(ends[-1] - 1, 0))
+    rows = jnp.searchsorted(ends, tile, side="right").astype(jnp.int32)
+    rows = jnp.minimum(rows, counts.shape[0] - 1)
+    firsts = ends - counts
+    return Tiles(ends[-1:], rows, (tile - firsts[rows]) * tile_tokens, firsts)
+
+
+def _kernel(
+    block_tables_ref,  # i32[R, P]      SMEM
+    query_starts_ref,  # i32[R + 1]     SMEM
+    context_lens_ref,  # i32[R]         SMEM
+    num_used_ref,  # i32[1]             SMEM
+    rows_ref,  # i32[tiles]             SMEM
+    offsets_ref,  # i32[tiles]          SMEM
+    q_ref,  # [1, K, G * X, H]          X tokens a tile
+    k_pages_ref,  # [M, K, S, H]        HBM
+    v_pages_ref,  # [M, K, S, H]        HBM
+    out_ref,  # [1, K, G * X, H]
+    *scratch,  # page_stream.Stream's
+    tile_tokens: int,
+    scale: float,
+    window: int | None,
+):
+    tile = pl.program_id(0)
+
+    @pl.when(tile < num_used_ref[0])
+    def _():
+        row = rows_ref[tile]
+        context = context_lens_ref[row]
+        new = query_starts_ref[row + 1] - query_starts_ref[row]
+        first = context - new + offsets_ref[tile]  # position of the tile's first query
+        end = jnp.minimum(first + tile_tokens, context)
+        begin = jnp.int32(0) if window is None else jnp.maximum(first - window + 1, 0)
+
+        def visible(token):  # [1, G * X, U]; queries stand token by token within each head
+            query = jax.lax.broadcasted_iota(jnp.int32, token.shape, 1)
+            position = first + jax.lax.bitwise_and(query, jnp.int32(tile_tokens - 1))
+            seen = (token <= position) & (token < end)
+            return seen if window is None else seen & (token > position - window)
+
+        stream = page_stream.Stream(block_tables_ref, k_pages_ref, v_pages_ref, *scratch)
+        out = page_stream.attend(q_ref[0], stream, row, (begin, end), visible, scale)
+        out_ref[0] = out.astype(out_ref.dtype)
+
+
+def ragged_paged_attention(
+    q: Float[Array, "T N H"],
+    k_pages: Float[Array, "M K S H"],
+    v_pages: Float[Array, "M K S H"],
+    block_tables: Int32[Array, "R P"],
+    query_starts: Int32[Array, " R1"],
+    context_lens: Int32[Array, " R"],
+    *,
+    scale: float,
+    window: int | None = None,
+    interpret: Any = False,
+) -> Float[Array, "T N H"]:
+    """See `reference.ragged_paged_attention`; this is that, for TPU. `interpret`: Pallas's."""
+    num_tokens, num_heads, head_dim = q.shape
+    tiles = _lay_tiles(query_starts, num_tokens, TILE_TOKENS)
+    num_tiles = tiles.rows.shape[0]
+    inside = jnp.arange(TILE_TOKENS, dtype=jnp.int32)
+    token = (query_starts[tiles.rows] + tiles.offsets)[:, None] + inside[None, :]
+    laid = q.at[token].get(mode="clip").transpose(0, 2, 1, 3)  # tiles N X H
+    laid = laid.reshape(num_tiles, k_pages.shape[1], -1, head_dim)  # tiles K (G X) H
+
+    out = _call(laid, k_pages, v_pages, block_tables, query_starts, context_lens, tiles)(
+        scale=scale, window=window, interpret=interpret
+    )
+
+    out = out.reshape(num_tiles, num_heads, TILE_TOKENS, head_dim)
+    token = jnp.arange(num_tokens, dtype=jnp.int32)
+    row = jnp.searchsorted(query_starts, token, side="right").astype(jnp.int32) - 1
+    row = jnp.minimum(row, context_lens.shape[0] - 1)
+    offset = token - query_starts[row]
+    tile = tiles.firsts[row] + offset // TILE_TOKENS
+    back = out.at[tile, :, offset % TILE_TOKENS].get(mode="clip")  # T N H
+    return jnp.where((token < query_starts[-1])[:, None, None], back, jnp.zeros((), q.dtype))
+
+
+def _call(laid, k_pages, v_pages, block_tables, query_starts, context_lens, tiles):
+    """Returns the kernel over these arrays, still to be told scale, window and interpret."""
+    num_pages, kv_heads, page_size, head_dim = k_pages.shape
+    block = (1, *laid.shape[1:])
+
+    def used(tile, *scalars):  # steps past the tiles in use stay on the last one: no copies
+        num_used = scalars[3]
+        return jnp.maximum(jnp.minimum(tile, num_used[0] - 1), 0), 0, 0, 0
+
+    in_hbm = pl.BlockSpec(memory_space=pl.ANY)
+    pairs = laid.shape[0] * laid.shape[2] * kv_heads * block_tables.shape[1] * page_size
+    read = laid.shape[0] * block_tables.shape[1] * page_size * kv_heads * head_dim
+
+    def run(*, scale: float, window: int | None, interpret: Any) -> Array:
+        return pl.pallas_call(
+            functools.partial(_kernel, tile_tokens=TILE_TOKENS, scale=scale, window=window),
+            grid_spec=pltpu.PrefetchScalarGridSpec(
+                num_scalar_prefetch=6,
+                grid=(laid.shape[0],),
+                in_specs=[pl.BlockSpec(block, used), in_hbm, in_hbm],
+                out_specs=pl.BlockSpec(block, used),
+                scratch_shapes=page_stream.scratch_shapes(k_pages, block_tables.shape[1]),
+            ),
+            out_shape=jax.ShapeDtypeStruct(laid.shape, laid.dtype),
+            compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
+            cost_estimate=pl.CostEstimate(
+                flops=4 * pairs * head_dim,
+                bytes_accessed=2 * read * k_pages.dtype.itemsize,
+                transcendentals=pairs,
+            ),
+            interpret=interpret,
+            name="ragged_paged_attention",
+        )(
+            jnp.clip(block_tables, 0, num_pages - 1),
+            query_starts,
+            context_lens,
+            tiles.num_used,
+            tiles.rows,
+            tiles.offsets,
+            laid,
+            k_pages,
+            v_pages,
+        )
+
+    return run

@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import dataclass
 
-import grpc
 import grpc.aio
 
 from memserve_jax.proto.memserve_pb2_grpc import GenerateServiceStub, InstanceServiceStub
@@ -19,11 +18,6 @@ class Line:
     channel: grpc.aio.Channel
     generate: GenerateServiceStub
     instance: InstanceServiceStub
-
-    @property
-    def is_up(self) -> bool:
-        """Whether the other end is connected at this moment."""
-        return self.channel.get_state() is grpc.ChannelConnectivity.READY
 
 
 class Channels:

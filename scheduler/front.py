@@ -19,12 +19,13 @@ from memserve_jax.proto.convert import to_message, to_request
 from memserve_jax.proto.memserve_pb2_grpc import GenerateServiceServicer
 from memserve_jax.proto.status import status_of
 from scheduler.answer import Answer
-from scheduler.channels import Channels, Line
-from scheduler.cluster import Cluster
+from scheduler.channels import Channels
+from scheduler.cluster import Cluster, Traits
 from scheduler.flights import Flight, Flights
 from scheduler.router import Plan, Router
 
-LONG_PROMPT_BYTES = 1 << 14  # tokenised on a thread, so that nobody else waits
+LONG_PROMPT_BYTES = 1 << 14  # prepared on a thread, so that nobody else waits
+LOOK_TIMEOUT_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -106,8 +107,7 @@ class FrontDoor(GenerateServiceServicer):
                 now_s=arrival_s,
             )
 
-        is_text = message.WhichOneof("prompt") != "token_ids"
-        if is_text and message.ByteSize() > LONG_PROMPT_BYTES:
+        if message.ByteSize() > LONG_PROMPT_BYTES:
             return await asyncio.to_thread(prepare)
         return prepare()
 
@@ -142,7 +142,7 @@ class FrontDoor(GenerateServiceServicer):
             if lost:
                 raise NoInstanceError(f"{_name(plan)} was lost: {lost[0]}; try again") from None
             if isinstance(error, grpc.aio.AioRpcError):
-                raise self._explained(error, plan, line) from None
+                raise await self._explained(error, plan) from None
             raise  # the client hung up, or its deadline has passed
         finally:
             flight.on_lost = None
@@ -170,15 +170,33 @@ class FrontDoor(GenerateServiceServicer):
         if answer.is_finished:
             self._router.finished(plan, answer.token_ids)
 
-    def _explained(self, error: grpc.aio.AioRpcError, plan: Plan, line: Line) -> Exception:
-        """Returns what the client is told of an instance's error."""
+    async def _explained(self, error: grpc.aio.AioRpcError, plan: Plan) -> Exception:
+        """Returns what the client is told of an instance's error.
+
+        If the instance, or one behind it, is unavailable, both are looked at, so that the next
+        request does not run into the same wall before a heartbeat is missed.
+        """
         if error.code() is not grpc.StatusCode.UNAVAILABLE:
             return error
-        if not line.is_up:
-            with contextlib.suppress(MemServeError):
-                self._cluster.member(plan.decode.instance).is_suspect = True
-        _log.warning("%s: %s is unavailable: %s", plan.request.request_id, _name(plan), error)
-        return NoInstanceError(f"{_name(plan)} is unavailable: {error.details()}; try again")
+        instances = {traits.instance: traits for traits in (plan.prefill, plan.decode)}
+        await asyncio.gather(*(self._look_at(traits) for traits in instances.values()))
+        text = " ".join((error.details() or "").split())
+        _log.warning("%s: %s is unavailable: %s", plan.request.request_id, _name(plan), text)
+        return NoInstanceError(f"{_name(plan)} is unavailable: {text}; try again")
+
+    async def _look_at(self, traits: Traits) -> None:
+        """Notes the present state of an instance, or that it does not answer."""
+        line = self._channels.to(traits.target)
+        status: pb.InstanceStatus | None = None
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            status = await line.instance.Status(pb.StatusRequest(), timeout=LOOK_TIMEOUT_S)
+        if not self._cluster.lives(traits):
+            return
+        member = self._cluster.member(traits.instance)
+        if status is not None and status.epoch == traits.epoch:
+            member.status = status
+        else:
+            member.is_suspect = True
 
 
 def _name(plan: Plan) -> str:

@@ -10,9 +10,8 @@ def test_lines_are_shared_until_dropped():
         async with FakeInstance("c0") as fake:
             channels = Channels()
             line = channels.to(fake.status.target)
-            assert channels.to(fake.status.target) is line and not line.is_up
+            assert channels.to(fake.status.target) is line
             assert [m async for m in line.generate.Generate(prompt(1), timeout=10)]
-            assert line.is_up
             channels.drop(fake.status.target)
             channels.drop("127.0.0.1:1")
             again = channels.to(fake.status.target)

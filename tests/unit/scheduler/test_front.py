@@ -180,10 +180,13 @@ def test_an_instances_error_keeps_its_code(code):
 def test_an_instance_that_says_unavailable_is_named_and_stays_routable():
     async def scenario():
         async with FakeInstance("c0") as fake, scheduling(fake) as running:
-            fake.error = Code.UNAVAILABLE, "instance c0 is draining"
+            fake.error = Code.UNAVAILABLE, "not now"
             code, text = await failure(running.answer(prompt(1)))
             assert code is Code.UNAVAILABLE and text.startswith("instance c0 at 127.0.0.1:")
             assert running.server.cluster.can_serve
+            fake.status.state = "draining"  # it has not said so in a heartbeat
+            await failure(running.answer(prompt(1)))
+            assert not running.server.cluster.can_serve
 
     in_loop(scenario())
 
@@ -201,6 +204,31 @@ def test_a_dead_instance_is_avoided_until_it_is_heard_again():
                 assert len(await running.answer(prompt(1))) == 3
             await c0.heartbeat(running.target)
             assert running.server.cluster.member("c0").is_routable
+
+    in_loop(scenario())
+
+
+def test_a_dead_prefill_instance_is_found_behind_the_decode_instance():
+    async def scenario():
+        fakes = (
+            FakeInstance("p0", role="prefill"),
+            FakeInstance("p1", role="prefill"),
+            FakeInstance("d0", role="decode"),
+        )
+        async with (
+            fakes[0] as p0,
+            fakes[1] as p1,
+            fakes[2] as d0,
+            scheduling(p0, p1, d0, policy="round_robin") as running,
+        ):
+            await p0.die()
+            d0.error = Code.UNAVAILABLE, "p0 cannot be reached"
+            code, text = await failure(running.answer(prompt(1)))
+            assert code is Code.UNAVAILABLE and "p0 cannot be reached" in text
+            d0.error = None
+            for _ in range(4):
+                *_, last = await running.answer(prompt(1))
+                assert last.timing.prefill_instance == "p1"
 
     in_loop(scenario())
 

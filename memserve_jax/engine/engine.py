@@ -31,6 +31,7 @@ from memserve_jax.engine.pipeline import NewToken, Pipeline
 from memserve_jax.engine.reports import ended, grown, handed_over, moved
 from memserve_jax.engine.runner import Progress, Runner
 from memserve_jax.engine.sequence import Duty, Phase, Sequence
+from memserve_jax.engine.steps import Steps
 from memserve_jax.mempool.arrival import Arrival
 from memserve_jax.mempool.pool import MemPool
 from memserve_jax.mempool.transfer import Transfer
@@ -59,6 +60,7 @@ class Engine:
         tokenizer: Tokenizer,
         clock: Clock,
         transfer_timeout_s: float = 30.0,
+        steps: Steps | None = None,
     ):
         self.instance, self.role = instance, role
         self._config, self._pool, self._clock = config, pool, clock
@@ -84,7 +86,7 @@ class Engine:
             num_rows=config.max_running, table_width=self._memory.blocks_for(limits.context_tokens)
         )
         ladder = make_ladder(max_running=config.max_running, chunk_tokens=config.chunk_tokens)
-        self._runner = Runner(bundle, pool, ladder=ladder, rows=rows)
+        self._runner = Runner(bundle, pool, ladder=ladder, rows=rows, steps=steps)
         self._pipeline = Pipeline(self._runner, rows, clock)
         self._hand_offs = HandOffs(
             pool, caching, block_size_tokens=size, timeout_s=transfer_timeout_s
@@ -194,9 +196,9 @@ class Engine:
         self._hand_offs.begin_queued()
         self._make_room()
         chunks = self._batcher.plan()
+        self._is_stalled = not chunks
         self._accept_all(self._pipeline.exchange(chunks))
         self._remember_prompts(chunks)
-        self._is_stalled = not chunks
         self._poll()
         events, self._events = self._events, []
         return events
@@ -309,6 +311,7 @@ class Engine:
             self._batcher.drop(sequence)
         sequence.enter(Phase.FINISHED)
         self._memory.release(sequence)
+        self._is_stalled = False  # a row or blocks have become free
         del self._sequences[sequence.request_id]
 
     def _abandon(self, sequence: Sequence, reason: str) -> None:

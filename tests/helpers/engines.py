@@ -24,6 +24,8 @@ from memserve_jax.core.types import (
 )
 from memserve_jax.engine.engine import Engine
 from memserve_jax.engine.events import Failed, FirstToken, PrefillDone, Tokens
+from memserve_jax.engine.inputs import Column
+from memserve_jax.engine.steps import Steps
 from memserve_jax.mempool.pool import MemPool
 from memserve_jax.model.batch import PrefillBatch
 from pallas_kernels.pages import KVPages
@@ -42,6 +44,12 @@ def checkpoint() -> str:
 def bundle_on(first_device: int = 0, tp: int = 1):
     """Returns the tiny model on some devices, loaded once a process."""
     return tiny_bundle(checkpoint(), first_device=first_device, tp=tp)
+
+
+@functools.cache
+def steps_on(first_device: int, tp: int, num_rows: int, line_width: int) -> Steps:
+    """Returns the steps that all engines of this size here share, to compile them once."""
+    return Steps(bundle_on(first_device, tp), num_rows=num_rows, line_width=line_width)
 
 
 @functools.cache
@@ -69,6 +77,7 @@ def make_engine(
     channel=None,
     transport=None,
     clock=None,
+    shares_steps=True,
     **options,
 ) -> tuple[Engine, MemPool]:
     """Returns an engine on the tiny model and its pool. `options` are of EngineSection."""
@@ -86,16 +95,20 @@ def make_engine(
         clock=clock,
     )
     defaults = {"max_running": 4, "chunk_tokens": 32, "max_context_tokens": 512}
+    config = EngineSection(**(defaults | options))
+    context = min(config.max_context_tokens, hbm_blocks * block_size + 1)
+    width = Column.TABLE + -(-context // block_size)
     engine = Engine(
         instance=InstanceId(instance),
         role=role,
         caching=caching,
-        config=EngineSection(**(defaults | options)),
+        config=config,
         bundle=bundle,
         pool=pool,
         card=card(),
         tokenizer=tokenizer(),
         clock=clock,
+        steps=steps_on(first_device, tp, config.max_running, width) if shares_steps else None,
     )
     return engine, pool
 

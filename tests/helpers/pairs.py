@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from memserve_jax.core.clock import ManualClock
 from memserve_jax.core.errors import TransferFailedError
 from memserve_jax.core.types import CachingMode, InstanceId, Role
-from memserve_jax.engine.events import Failed, FirstToken
+from memserve_jax.engine.events import Failed, FirstToken, Tokens
 from memserve_jax.mempool.device_put import DevicePutTransport, LocalFabric
 from tests.helpers.engines import GREEDY, Answered, make_engine, make_request
 
@@ -96,9 +96,8 @@ class Pair:
     def step(self) -> None:
         """Steps both engines once and carries first tokens and failures over."""
         for event in self.prefill.step():
-            if event.request_id in self.prefills and self.prefills[event.request_id].done is None:
-                if not getattr(event, "finish_reason", None):
-                    self.prefills[event.request_id].take(event)
+            if not isinstance(event, Tokens):  # Tokens: the end of a cancelled prefill
+                self.prefills[event.request_id].take(event)
             if isinstance(event, FirstToken):
                 self.decode.first_token(event)
             if isinstance(event, Failed):
@@ -119,10 +118,14 @@ class Pair:
     @property
     def is_quiet(self) -> bool:
         """Whether no request, transfer or lease is left on either side."""
-        engines = (self.prefill, self.decode)
         pools = (self.prefill_pool, self.decode_pool)
-        busy = any(engine.num_in_flight or engine.has_work for engine in engines)
-        return not busy and not any(pool.num_leased for pool in pools)
+        return self.is_idle and not any(pool.num_leased for pool in pools)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request and no send-back is left on either side."""
+        engines = (self.prefill, self.decode)
+        return not any(engine.num_in_flight or engine.has_work for engine in engines)
 
     def answer(self, name, prompt, sampling=GREEDY) -> Answered:
         """Returns the answer to one request, after all is quiet again."""

@@ -78,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         logging.getLogger(package).setLevel(logging.INFO)
     try:
         result = _memserve.main(given or ["--help"], prog_name="memserve", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         _end(2, context.command_path if context else name, error.format_message())

@@ -40,6 +40,12 @@ def test_usage_errors_are_one_line_and_exit_2(memserve, arguments, line):
     assert ended.err.count("\n") == 1
 
 
+def test_a_group_without_a_command_shows_its_help(memserve):
+    ended = memserve("bench")
+    assert ended.status == 2
+    assert "\nUsage: memserve bench" in f"\n{ended.err}"
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [

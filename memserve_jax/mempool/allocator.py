@@ -61,7 +61,7 @@ class BlockAllocator:
             raise OutOfBlocksError(tier=self.tier, wanted=count, free=len(self._free))
         if count == 0:
             return []
-        blocks = self._free[-count:]
+        blocks = self._free[: -count - 1 : -1]
         del self._free[-count:]
         self._leases.update(dict.fromkeys(blocks, 1))
         return blocks

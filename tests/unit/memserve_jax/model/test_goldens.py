@@ -18,7 +18,8 @@ from tests.helpers.paged_runner import PagedRunner
 
 STEPS = 24
 TOLERANCE = 2e-3  # on logits, float32
-BF16_TOLERANCE = 1.5  # on logits of a standard deviation of 2 to 3; see the test
+BF16_TOLERANCE = 0.6  # on logits of a standard deviation of 2 to 3
+BF16_MEAN_TOLERANCE = 0.06
 
 
 def bundle_of(name: str, dtype: str = "float32") -> ModelBundle:
@@ -46,14 +47,14 @@ def test_chunks_and_blocks_do_not_matter(name, chunk, block):
 
 @pytest.mark.parametrize("name", ["llama3", "qwen3"])
 def test_bfloat16_is_near(name):
-    """Fed the golden tokens, bf16 logits stay near float32 ones, on average much nearer."""
+    """Fed the golden tokens, bf16 logits stay near float32 ones."""
     golden = load_golden(name)
     answers = PagedRunner(bundle_of(name, "bfloat16")).greedy(
         golden.prompts, STEPS, feed=golden.tokens
     )
     difference = np.abs(answers.logits[:, golden.logit_steps] - golden.logits)
     assert difference.max() <= BF16_TOLERANCE
-    assert difference.mean() <= BF16_TOLERANCE / 20
+    assert difference.mean() <= BF16_MEAN_TOLERANCE
 
 
 PLAIN = {"rope": RopeConfig(theta=1e4)}

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import tokenizers
@@ -15,8 +16,13 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 class HuggingFaceCodec:
     """One `tokenizer.json`."""
 
-    def __init__(self, file: pathlib.Path):
+    def __init__(self, file: pathlib.Path, special_tokens: Iterable[str] = ()):
         """Reads `file`.
+
+        Args:
+          file: What the `tokenizers` library writes.
+          special_tokens: Tokens that count as special even if `file` does not say so; those that
+            it lacks are left out, because the model has no embedding for them.
 
         Raises:
           CheckpointError: it is not what the `tokenizers` library writes.
@@ -26,6 +32,9 @@ class HuggingFaceCodec:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:
             raise CheckpointError(f"{file}: cannot read: {' '.join(str(error).split())}") from None
+        self._tokenizer.add_special_tokens(
+            [token for token in special_tokens if self._tokenizer.token_to_id(token) is not None]
+        )
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)

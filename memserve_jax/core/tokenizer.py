@@ -80,15 +80,15 @@ def load_tokenizer(path: str) -> Tokenizer:
     folder = checkpoint_dir(path)
     config_file = folder / "tokenizer_config.json"
     config = read_json_if_there(config_file)
+    special_tokens = _special_tokens(read_json_if_there(folder / "special_tokens_map.json"))
+    special_tokens |= _special_tokens(config)
     codec: Codec
     if (folder / "tokenizer.json").exists():
-        codec = HuggingFaceCodec(folder / "tokenizer.json")
+        codec = HuggingFaceCodec(folder / "tokenizer.json", special_tokens.values())
     elif (folder / "tokenizer.model").exists():
         codec = SentencePieceCodec(folder / "tokenizer.model", config)
     else:
         raise CheckpointError(f"{path}: no tokenizer.json and no tokenizer.model")
-    special_tokens = _special_tokens(read_json_if_there(folder / "special_tokens_map.json"))
-    special_tokens |= _special_tokens(config)
     leading_token = None
     if config.get("add_bos_token") is True and "bos_token" in special_tokens:
         leading_token = codec.token_id(special_tokens["bos_token"])

@@ -39,3 +39,12 @@ def test_special_tokens_have_no_text(tmp_path):
     assert not codec.visible(eos)
     assert codec.decode([eos]) == ""
     assert codec.token_id("nothing") is None
+
+
+def test_tokens_can_be_declared_special(tmp_path):
+    tokenizer_files.write_word_piece(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    assert HuggingFaceCodec(file).decode([1, 0, 3]) == "a [UNK] c"
+    codec = HuggingFaceCodec(file, ["[UNK]", "<absent>"])
+    assert codec.decode([1, 0, 3]) == "a c"
+    assert codec.token_id("<absent>") is None

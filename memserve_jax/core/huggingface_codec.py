@@ -4,7 +4,7 @@ import json
 import pathlib
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import tokenizers
 
@@ -32,9 +32,10 @@ class HuggingFaceCodec:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:
             raise CheckpointError(f"{file}: cannot read: {' '.join(str(error).split())}") from None
-        self._tokenizer.add_special_tokens(
-            [token for token in special_tokens if self._tokenizer.token_to_id(token) is not None]
-        )
+        known = [
+            token for token in special_tokens if self._tokenizer.token_to_id(token) is not None
+        ]
+        cast(Any, self._tokenizer).add_special_tokens(known)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)

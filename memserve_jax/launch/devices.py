@@ -1,6 +1,7 @@
 """The devices of a process. The one place that asks jax to emulate CPU devices."""
 
 import contextlib
+import os
 
 import jax
 
@@ -13,14 +14,17 @@ def acquire_devices(
     """Returns the process's first `num_devices` devices.
 
     Where jax runs on the CPU and has not started yet, exactly that many CPU devices are
-    emulated. On any other platform emulated CPU devices do no harm: nothing uses them.
+    emulated, unless the process has asked for more already. On any other platform emulated CPU
+    devices do no harm: nothing uses them.
 
     Raises:
       ConfigError: there are fewer.
     """
-    # RuntimeError: jax has started. It keeps the devices that it has.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", num_devices)
+    is_set = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not is_set and jax.config.jax_num_cpu_devices < num_devices:
+        # RuntimeError: jax has started. It keeps the devices that it has.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", num_devices)
     devices = jax.devices()
     if len(devices) < num_devices:
         raise ConfigError(

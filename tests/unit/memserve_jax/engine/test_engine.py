@@ -51,8 +51,14 @@ def test_greedy_tokens_are_those_of_whole_forward_passes(length):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"chunk_tokens": 16}, {"caching": CachingMode.OFF}, {"block_size": 16}],
-    ids=["plain", "small_chunks", "no_caching", "large_blocks"],
+    [
+        {},
+        {"chunk_tokens": 16},
+        {"caching": CachingMode.OFF},
+        pytest.param({"block_size": 16}, marks=pytest.mark.slow),
+        pytest.param({"max_running": 7, "chunk_tokens": 50}, marks=pytest.mark.slow),
+    ],
+    ids=["plain", "small_chunks", "no_caching", "large_blocks", "odd_sizes"],
 )
 def test_greedy_tokens_do_not_depend_on_chunks_blocks_company_or_caching(options):
     engine, pool = make_engine(**options)
@@ -264,29 +270,31 @@ def test_duplicates_and_floods_are_refused():
     assert sorted(run(engine)) == ["a", "b"]
 
 
-def test_priority_goes_before_arrival():
-    engine, _ = make_engine(max_running=1)
-    for name, priority in (("late", 1), ("early", -1), ("middle", 0)):
-        engine.submit(make_request(name, random_prompt(9), priority=priority))
+def test_priority_goes_before_arrival_when_rows_are_few():
+    engine, _ = make_engine()
+    for i in range(8):
+        engine.submit(make_request(f"late{i}", random_prompt(9, seed=i), priority=1))
+    for i in range(4):
+        engine.submit(make_request(f"early{i}", random_prompt(9, seed=i), priority=0))
     order = []
     while engine.has_work:
-        order += [event.request_id for event in engine.step() if event.finish_reason]
-    assert order == ["early", "middle", "late"]
+        order += [event.request_id[:4] for event in engine.step() if event.finish_reason]
+    assert order == ["earl"] * 4 + ["late"] * 8
 
 
 def test_load_and_counters_tell_what_goes_on():
-    engine, pool = make_engine(max_running=2)
-    for i in range(3):
-        engine.submit(make_request(f"r{i}", random_prompt(50), LONG))
-    assert (engine.load.running, engine.load.waiting) == (0, 3)
-    assert engine.load.queued_prefill_tokens == 150
+    engine, pool = make_engine()
+    for i in range(5):
+        engine.submit(make_request(f"r{i}", random_prompt(50, seed=i), LONG))
+    assert (engine.load.running, engine.load.waiting) == (0, 5)
+    assert engine.load.queued_prefill_tokens == 250
     engine.step()
-    assert (engine.load.running, engine.load.waiting) == (1, 2)
-    assert engine.load.queued_prefill_tokens == 118
+    assert (engine.load.running, engine.load.waiting) == (1, 4)
+    assert engine.load.queued_prefill_tokens == 218
     run(engine)
     counters = engine.counters
-    assert (counters.requests, counters.prompt_tokens, counters.output_tokens) == (3, 150, 72)
-    assert counters.cached_tokens + counters.prefill_tokens_computed == 150
+    assert (counters.requests, counters.prompt_tokens, counters.output_tokens) == (5, 250, 120)
+    assert counters.cached_tokens + counters.prefill_tokens_computed == 250
     assert engine.load.queued_prefill_tokens == engine.load.running == engine.load.waiting == 0
     assert engine.max_context_tokens == 512
     assert pool.num_leased == 0

@@ -102,7 +102,9 @@ def test_nothing_is_transferred_when_the_first_token_ends_the_answer(pair_of, en
     assert pair.prefills["a"].done.kv_blocks_moved == 0
 
 
-@pytest.mark.parametrize(("prefill_tp", "decode_tp"), [(1, 2), (4, 1), (2, 4)])
+@pytest.mark.parametrize(
+    ("prefill_tp", "decode_tp"), [(1, 2), (4, 1), pytest.param(2, 4, marks=pytest.mark.slow)]
+)
 def test_tensor_parallelism_may_differ(pair_of, prefill_tp, decode_tp):
     pair = pair_of(CachingMode.PD_CACHING_3, prefill_tp=prefill_tp, decode_tp=decode_tp)
     prompt = random_prompt(21)

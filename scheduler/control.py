@@ -44,7 +44,7 @@ class Control(ControlServiceServicer):
         """Opens nothing by itself.
 
         Args:
-          cluster: Who is there; changed here only.
+          cluster: Who is there; this tells it.
           router: Counts what was routed.
           flights: What is in flight.
           loads: Told every heartbeat.

@@ -140,7 +140,7 @@ class FrontDoor(GenerateServiceServicer):
             await self._relay(call, Relay(plan, flight, answer), context)
         except (asyncio.CancelledError, grpc.aio.AioRpcError) as error:
             if lost:
-                raise NoInstanceError(f"{_name(plan)} was lost: {lost[0]}; try again") from None
+                raise NoInstanceError(f"{lost[0]}; try again") from None
             if isinstance(error, grpc.aio.AioRpcError):
                 raise await self._explained(error, plan) from None
             raise  # the client hung up, or its deadline has passed
@@ -186,6 +186,8 @@ class FrontDoor(GenerateServiceServicer):
 
     async def _look_at(self, traits: Traits) -> None:
         """Notes the present state of an instance, or that it does not answer."""
+        if not self._cluster.lives(traits):
+            return
         line = self._channels.to(traits.target)
         status: pb.InstanceStatus | None = None
         with contextlib.suppress(grpc.aio.AioRpcError):

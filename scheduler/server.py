@@ -165,5 +165,5 @@ class SchedulerServer:
         self.trees.forget(instance)
         self._loads.left(instance)
         if departure is not Departure.LEFT:
-            self.flights.lose(instance, departure)
+            self.flights.lose(instance, f"instance {instance} was lost: {departure}")
         self._channels.drop(traits.target)

@@ -3,10 +3,16 @@
 import functools
 import logging
 
+import jax
+from jax.experimental.pallas import tpu as pltpu
+
 from pallas_kernels.backend import Backend, default_backend
 
 _LOGGER = logging.getLogger(__name__)
 _KERNELS = frozenset({Backend.PALLAS, Backend.INTERPRET})
+
+# Unwritten memory reads as nan, and unordered accesses to it are reported on stdout.
+INTERPRETER = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
 
 
 def choose(op: str, backend: Backend | None, refusal: str | None) -> Backend:
@@ -32,3 +38,13 @@ def choose(op: str, backend: Backend | None, refusal: str | None) -> Backend:
 @functools.cache
 def _say_once(op: str, refusal: str) -> None:
     _LOGGER.warning("%s runs as XLA, not as a Pallas TPU kernel: %s", op, refusal)
+
+
+def check_groups(q: jax.Array, k_pages: jax.Array) -> None:
+    """Checks that every kv head serves the same number of query heads.
+
+    Raises:
+      ValueError: The kv heads do not divide the query heads.
+    """
+    if q.shape[1] % k_pages.shape[1] != 0:
+        raise ValueError(f"{q.shape[1]} query heads do not divide by {k_pages.shape[1]} kv heads")

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array
 
 from pallas_kernels import online_softmax
 
@@ -19,7 +20,6 @@ TURN_TOKENS = 256  # at most
 BUFFER_BYTES = 8 * 1024 * 1024  # of VMEM, for K and V, two buffers each
 LANES = 128  # VMEM pads the last axis to this
 
-Array = jax.Array
 Ref = Any  # of Pallas; it has no public type
 
 
@@ -34,7 +34,7 @@ class Stream(NamedTuple):
     arrivals: Ref  # DMA semaphores [2]: one per buffer
 
 
-def scratch_shapes(k_pages: jax.ShapeDtypeStruct, table_width: int) -> list[Any]:
+def scratch_shapes(k_pages: Array, table_width: int) -> list[Any]:
     """Returns the scratch a kernel needs for `Stream`'s last three members."""
     _, kv_heads, page_size, head_dim = k_pages.shape
     padded_dim = -(-head_dim // LANES) * LANES
@@ -45,7 +45,7 @@ def scratch_shapes(k_pages: jax.ShapeDtypeStruct, table_width: int) -> list[Any]
     return [buffer, buffer, pltpu.SemaphoreType.DMA((2,))]
 
 
-def refusal(k_pages: jax.ShapeDtypeStruct) -> str | None:
+def refusal(k_pages: Array) -> str | None:
     """Returns why the kernels cannot read such pages; None if they can."""
     _, kv_heads, page_size, head_dim = k_pages.shape
     if k_pages.dtype not in (jnp.float32, jnp.bfloat16):

@@ -24,3 +24,17 @@ class KVPages(NamedTuple):
     def page_size(self) -> int:
         """S, tokens a page."""
         return self.k[0].shape[2]
+
+
+def check_packing(pages: KVPages, replication: int, layers: tuple[int, int] | None) -> None:
+    """Checks what `kv_gather` and `kv_scatter` are asked to do.
+
+    Raises:
+      ValueError: The stored heads do not divide by `replication`, or `layers` is no range of
+        the layers there are.
+    """
+    num_layers, stored_heads = len(pages.k), pages.k[0].shape[1]
+    if replication < 1 or stored_heads % replication != 0:
+        raise ValueError(f"{stored_heads} stored heads do not divide by replication {replication}")
+    if layers is not None and not 0 <= layers[0] < layers[1] <= num_layers:
+        raise ValueError(f"layers {layers[0]}:{layers[1]} of {num_layers}")

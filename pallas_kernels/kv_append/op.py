@@ -1,17 +1,20 @@
 """The public op: picks an implementation, and nothing else."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.dispatch import choose
-from pallas_kernels.kv_append import reference, xla
+from pallas_kernels.dispatch import INTERPRETER, choose
+from pallas_kernels.kv_append import pallas_tpu, reference, xla
 
 _IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
     Backend.REFERENCE: reference.kv_append,
     Backend.XLA: xla.kv_append,
+    Backend.PALLAS: pallas_tpu.kv_append,
+    Backend.INTERPRET: partial(pallas_tpu.kv_append, interpret=INTERPRETER),
 }
 
 
@@ -32,5 +35,5 @@ def kv_append(
     Raises:
       ValueError: `backend` names the Pallas kernel, which refuses these shapes.
     """
-    chosen = choose("kv_append", backend, "no kernel yet")
+    chosen = choose("kv_append", backend, pallas_tpu.refusal(k_pages))
     return _IMPLEMENTATIONS[chosen](k_pages, v_pages, k, v, slots)

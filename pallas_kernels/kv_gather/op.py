@@ -1,18 +1,21 @@
 """The public op: picks an implementation, and nothing else."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.dispatch import choose
-from pallas_kernels.kv_gather import reference, xla
-from pallas_kernels.pages import KVPages
+from pallas_kernels.dispatch import INTERPRETER, choose
+from pallas_kernels.kv_gather import pallas_tpu, reference, xla
+from pallas_kernels.pages import KVPages, check_packing
 
 _IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
     Backend.REFERENCE: reference.kv_gather,
     Backend.XLA: xla.kv_gather,
+    Backend.PALLAS: pallas_tpu.kv_gather,
+    Backend.INTERPRET: partial(pallas_tpu.kv_gather, interpret=INTERPRETER),
 }
 
 
@@ -30,7 +33,9 @@ def kv_gather(
       backend: The implementation to run; None: the platform's own.
 
     Raises:
-      ValueError: `backend` names the Pallas kernel, which refuses these shapes.
+      ValueError: `replication` or `layers` do not fit the pages, or `backend` names the Pallas
+        kernel, which refuses these shapes.
     """
-    chosen = choose("kv_gather", backend, "no kernel yet")
+    check_packing(pages, replication, layers)
+    chosen = choose("kv_gather", backend, pallas_tpu.refusal(pages))
     return _IMPLEMENTATIONS[chosen](pages, blocks, replication=replication, layers=layers)

@@ -74,6 +74,8 @@ def kv_gather(
     num_pages, stored_heads, page_size, head_dim = pages.k[0].shape
     shape = (blocks.shape[0], stop - start, 2, stored_heads // replication, page_size, head_dim)
     packed = jax.ShapeDtypeStruct(shape, pages.k[0].dtype)
+    if packed.size == 0:
+        return jnp.zeros(shape, packed.dtype)
     sources = (*pages.k[start:stop], *pages.v[start:stop])
     in_hbm = pl.BlockSpec(memory_space=pl.ANY)
     return pl.pallas_call(

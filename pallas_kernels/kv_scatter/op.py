@@ -1,18 +1,21 @@
 """The public op: picks an implementation, and nothing else."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.dispatch import choose
-from pallas_kernels.kv_scatter import reference, xla
-from pallas_kernels.pages import KVPages
+from pallas_kernels.dispatch import INTERPRETER, choose
+from pallas_kernels.kv_scatter import pallas_tpu, reference, xla
+from pallas_kernels.pages import KVPages, check_packing
 
 _IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
     Backend.REFERENCE: reference.kv_scatter,
     Backend.XLA: xla.kv_scatter,
+    Backend.PALLAS: pallas_tpu.kv_scatter,
+    Backend.INTERPRET: partial(pallas_tpu.kv_scatter, interpret=INTERPRETER),
 }
 
 
@@ -31,7 +34,9 @@ def kv_scatter(
       backend: The implementation to run; None: the platform's own.
 
     Raises:
-      ValueError: `backend` names the Pallas kernel, which refuses these shapes.
+      ValueError: `replication` or `layers` do not fit the pages, or `backend` names the Pallas
+        kernel, which refuses these shapes.
     """
-    chosen = choose("kv_scatter", backend, "no kernel yet")
+    check_packing(pages, replication, layers)
+    chosen = choose("kv_scatter", backend, pallas_tpu.refusal(pages))
     return _IMPLEMENTATIONS[chosen](pages, packed, blocks, replication=replication, layers=layers)

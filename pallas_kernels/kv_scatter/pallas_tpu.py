@@ -72,6 +72,8 @@ def kv_scatter(
     """See `reference.kv_scatter`; this is that, for TPU. `interpret` goes to Pallas."""
     start, stop = layers or (0, len(pages.k))
     targets = (*pages.k[start:stop], *pages.v[start:stop])
+    if packed.size == 0:
+        return pages
     moved = packed.size * packed.dtype.itemsize * (1 + replication)
     in_hbm = pl.BlockSpec(memory_space=pl.ANY)
     written = pl.pallas_call(

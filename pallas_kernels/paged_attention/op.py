@@ -1,17 +1,20 @@
 """The public op: picks an implementation, and nothing else."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.dispatch import choose
-from pallas_kernels.paged_attention import reference, xla
+from pallas_kernels.dispatch import INTERPRETER, check_groups, choose
+from pallas_kernels.paged_attention import pallas_tpu, reference, xla
 
 _IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
     Backend.REFERENCE: reference.paged_attention,
     Backend.XLA: xla.paged_attention,
+    Backend.PALLAS: pallas_tpu.paged_attention,
+    Backend.INTERPRET: partial(pallas_tpu.paged_attention, interpret=INTERPRETER),
 }
 
 
@@ -32,9 +35,11 @@ def paged_attention(
       backend: The implementation to run; None: the platform's own.
 
     Raises:
-      ValueError: `backend` names the Pallas kernel, which refuses these shapes.
+      ValueError: The heads do not group, or `backend` names the Pallas kernel, which refuses
+        these shapes.
     """
-    chosen = choose("paged_attention", backend, "no kernel yet")
+    check_groups(q, k_pages)
+    chosen = choose("paged_attention", backend, pallas_tpu.refusal(q, k_pages))
     return _IMPLEMENTATIONS[chosen](
         q, k_pages, v_pages, block_tables, context_lens, scale=scale, window=window
     )

@@ -1,17 +1,20 @@
 """The public op: picks an implementation, and nothing else."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.dispatch import choose
-from pallas_kernels.ragged_paged_attention import reference, xla
+from pallas_kernels.dispatch import INTERPRETER, check_groups, choose
+from pallas_kernels.ragged_paged_attention import pallas_tpu, reference, xla
 
 _IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
     Backend.REFERENCE: reference.ragged_paged_attention,
     Backend.XLA: xla.ragged_paged_attention,
+    Backend.PALLAS: pallas_tpu.ragged_paged_attention,
+    Backend.INTERPRET: partial(pallas_tpu.ragged_paged_attention, interpret=INTERPRETER),
 }
 
 
@@ -33,9 +36,11 @@ def ragged_paged_attention(
       backend: The implementation to run; None: the platform's own.
 
     Raises:
-      ValueError: `backend` names the Pallas kernel, which refuses these shapes.
+      ValueError: The heads do not group, or `backend` names the Pallas kernel, which refuses
+        these shapes.
     """
-    chosen = choose("ragged_paged_attention", backend, "no kernel yet")
+    check_groups(q, k_pages)
+    chosen = choose("ragged_paged_attention", backend, pallas_tpu.refusal(q, k_pages))
     return _IMPLEMENTATIONS[chosen](
         q,
         k_pages,

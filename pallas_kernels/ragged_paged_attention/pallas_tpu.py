@@ -7,6 +7,7 @@ in use point at the last one and do nothing.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -95,15 +96,25 @@ def ragged_paged_attention(
 ) -> Float[Array, "T N H"]:
     """See `reference.ragged_paged_attention`; this is that, for TPU. `interpret`: Pallas's."""
     num_tokens, num_heads, head_dim = q.shape
+    num_pages, kv_heads = k_pages.shape[:2]
     tiles = _lay_tiles(query_starts, num_tokens, TILE_TOKENS)
     num_tiles = tiles.rows.shape[0]
     inside = jnp.arange(TILE_TOKENS, dtype=jnp.int32)
     token = (query_starts[tiles.rows] + tiles.offsets)[:, None] + inside[None, :]
     laid = q.at[token].get(mode="clip").transpose(0, 2, 1, 3)  # tiles N X H
-    laid = laid.reshape(num_tiles, k_pages.shape[1], -1, head_dim)  # tiles K (G X) H
 
-    out = _call(laid, k_pages, v_pages, block_tables, query_starts, context_lens, tiles)(
-        scale=scale, window=window, interpret=interpret
+    kernel = functools.partial(_kernel, tile_tokens=TILE_TOKENS, scale=scale, window=window)
+    laid = laid.reshape(num_tiles, kv_heads, -1, head_dim)  # tiles K (G X) H
+    out = _over_tiles(kernel, laid, k_pages, block_tables, interpret)(
+        jnp.clip(block_tables, 0, num_pages - 1),
+        query_starts,
+        context_lens,
+        tiles.num_used,
+        tiles.rows,
+        tiles.offsets,
+        laid,
+        k_pages,
+        v_pages,
     )
 
     out = out.reshape(num_tiles, num_heads, TILE_TOKENS, head_dim)
@@ -116,48 +127,36 @@ def ragged_paged_attention(
     return jnp.where((token < query_starts[-1])[:, None, None], back, jnp.zeros((), q.dtype))
 
 
-def _call(laid, k_pages, v_pages, block_tables, query_starts, context_lens, tiles):
-    """Returns the kernel over these arrays, still to be told scale, window and interpret."""
-    num_pages, kv_heads, page_size, head_dim = k_pages.shape
-    block = (1, *laid.shape[1:])
+def _over_tiles(
+    kernel: Callable[..., None], laid: Array, k_pages: Array, block_tables: Array, interpret: Any
+) -> Callable[..., Array]:
+    """Returns the Pallas call of `kernel`, one grid step for each tile of `laid`."""
+    _, kv_heads, page_size, head_dim = k_pages.shape
+    num_tiles, _, queries, _ = laid.shape
 
-    def used(tile, *scalars):  # steps past the tiles in use stay on the last one: no copies
+    def tile_in_use(tile, *scalars):  # a step past them stays on the last one: nothing is copied
         num_used = scalars[3]
         return jnp.maximum(jnp.minimum(tile, num_used[0] - 1), 0), 0, 0, 0
 
+    tile_spec = pl.BlockSpec((1, kv_heads, queries, head_dim), tile_in_use)
     in_hbm = pl.BlockSpec(memory_space=pl.ANY)
-    pairs = laid.shape[0] * laid.shape[2] * kv_heads * block_tables.shape[1] * page_size
-    read = laid.shape[0] * block_tables.shape[1] * page_size * kv_heads * head_dim
-
-    def run(*, scale: float, window: int | None, interpret: Any) -> Array:
-        return pl.pallas_call(
-            functools.partial(_kernel, tile_tokens=TILE_TOKENS, scale=scale, window=window),
-            grid_spec=pltpu.PrefetchScalarGridSpec(
-                num_scalar_prefetch=6,
-                grid=(laid.shape[0],),
-                in_specs=[pl.BlockSpec(block, used), in_hbm, in_hbm],
-                out_specs=pl.BlockSpec(block, used),
-                scratch_shapes=page_stream.scratch_shapes(k_pages, block_tables.shape[1]),
-            ),
-            out_shape=jax.ShapeDtypeStruct(laid.shape, laid.dtype),
-            compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
-            cost_estimate=pl.CostEstimate(
-                flops=4 * pairs * head_dim,
-                bytes_accessed=2 * read * k_pages.dtype.itemsize,
-                transcendentals=pairs,
-            ),
-            interpret=interpret,
-            name="ragged_paged_attention",
-        )(
-            jnp.clip(block_tables, 0, num_pages - 1),
-            query_starts,
-            context_lens,
-            tiles.num_used,
-            tiles.rows,
-            tiles.offsets,
-            laid,
-            k_pages,
-            v_pages,
-        )
-
-    return run
+    most_tokens = num_tiles * block_tables.shape[1] * page_size  # read, with all contexts full
+    return pl.pallas_call(
+        kernel,
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=6,
+            grid=(num_tiles,),
+            in_specs=[tile_spec, in_hbm, in_hbm],
+            out_specs=tile_spec,
+            scratch_shapes=page_stream.scratch_shapes(k_pages, block_tables.shape[1]),
+        ),
+        out_shape=jax.ShapeDtypeStruct(laid.shape, laid.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
+        cost_estimate=pl.CostEstimate(
+            flops=4 * most_tokens * queries * kv_heads * head_dim,
+            bytes_accessed=2 * most_tokens * kv_heads * head_dim * k_pages.dtype.itemsize,
+            transcendentals=most_tokens * queries * kv_heads,
+        ),
+        interpret=interpret,
+        name="ragged_paged_attention",
+    )

@@ -41,8 +41,8 @@ SETTINGS = (
 )
 CONCURRENCY = 4
 ENGINE = (
-    "--set", "engine.max_context_tokens=2048", "--set", "engine.max_running=8",
-    "--set", "engine.chunk_tokens=256", "--set", "mempool.hbm_blocks=2048",
+    "--set", "engine.max_context_tokens=2048", "--set", "engine.max_running=4",
+    "--set", "engine.chunk_tokens=64", "--set", "mempool.hbm_blocks=1024",
 )  # fmt: skip
 QUESTION = "Which shelf holds the book about lighthouses?"
 OUT = pathlib.Path("out")
@@ -55,8 +55,9 @@ def main() -> int:
     sessions = demo_sessions()
     num_requests = sum(len(session.turns) for session in sessions)
     console.print(
-        f"{len(sessions)} conversations of {len(sessions[0].turns)} turns, {CONCURRENCY} at a time,"
-        f" one system prompt, {OUTPUT_TOKENS} greedy tokens an answer; embedded model, untrained."
+        f"The embedded model (untrained): {len(sessions)} conversations of"
+        f" {len(sessions[0].turns)} turns, {CONCURRENCY} at a time, one system prompt,"
+        f" {OUTPUT_TOKENS} greedy tokens an answer."
     )
     runs = []
     try:

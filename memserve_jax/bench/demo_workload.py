@@ -4,7 +4,7 @@ import random
 
 from memserve_jax.bench.workload import ChatTurn, Message, Session
 
-NUM_SESSIONS, NUM_TURNS, OUTPUT_TOKENS = 8, 3, 32
+NUM_SESSIONS, NUM_TURNS, OUTPUT_TOKENS = 6, 3, 32
 FIRST_MESSAGE_CHARACTERS = 420
 LATER_MESSAGE_CHARACTERS = 140
 

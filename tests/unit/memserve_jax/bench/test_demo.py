@@ -49,7 +49,7 @@ def test_the_demo_compares_the_four_settings(scratch, monkeypatch, capsys):
     assert run["problems"] == []
     assert [entry["name"] for entry in run["settings"]] == [s.name for s in demo.SETTINGS]
     assert [entry["kv_bytes_to_decode"] for entry in run["settings"]] == [0, 0, 500, 500]
-    assert all(len(entry["requests"]) == 24 for entry in run["settings"])
+    assert all(len(entry["requests"]) == 18 for entry in run["settings"])
 
 
 def test_the_demo_fails_where_one_setting_answers_otherwise(scratch, monkeypatch, capsys):

@@ -2,9 +2,9 @@
 
 import dataclasses
 import importlib
+import json
 import pathlib
 import types
-from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -15,6 +15,7 @@ from memserve_jax.bench import report, serve
 from memserve_jax.bench.lengths import ALLOWED
 from memserve_jax.bench.load import LoadResult
 from memserve_jax.bench.metrics import RequestRecord, Summary, summarize
+from memserve_jax.core.config import Config
 from memserve_jax.core.errors import ConfigError, MemServeError
 
 COMING = {  # command -> what brings it
@@ -107,7 +108,8 @@ def serve_command(json_path: str | None, plot_path: str | None, **values: Any) -
     summary = summarize(result.records, options.objective)
     _show(summary, result, to_stderr=json_path == "-")
     if json_path:
-        _write_json(json_path, summary, result, values)
+        text = report.to_json(summary, result, target=options.target, options=values)
+        _write(json_path, text)
     if plot and plot_path:
         title = f"memserve bench serve, {options.target}"
         try:
@@ -120,17 +122,64 @@ def serve_command(json_path: str | None, plot_path: str | None, **values: Any) -
         raise MemServeError(f"no request succeeded; first: {reason}")
 
 
+@command.command("engine")
+@click.option("--batches", default="1,8,32", show_default=True, help="Rows, one run each.")
+@click.option("--prompt-tokens", type=_POSITIVE, default=128, show_default=True)
+@click.option("--steps", type=_POSITIVE, default=32, show_default=True, help="Of each round.")
+@click.option("--rounds", type=_POSITIVE, default=5, show_default=True, help="Medians over them.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
+)
+@click.option("--json", "json_path", help="Write the report as JSON; - is stdout.")
+def engine_command(
+    batches: str, prompt_tokens: int, steps: int, rounds: int, dtype: str, json_path: str | None
+) -> None:
+    """Compare the engine's decode rate with a bare loop over the same jitted step.
+
+    The model is the embedded one scaled to about 80M parameters, on the first device.
+    """
+    rows = _batches(batches)
+    _check_folders(json_path, None)
+    importlib.import_module("memserve_jax.launch.build").use_compile_cache(Config())
+    engine = importlib.import_module("memserve_jax.bench.engine")
+    options = engine.EngineBenchOptions(
+        batches=rows, prompt_tokens=prompt_tokens, num_steps=steps, num_rounds=rounds, dtype=dtype
+    )
+    with _progress() as progress:
+        task = progress.add_task("engine")
+
+        def on_progress(done: int, total: int, what: str) -> None:
+            progress.update(task, completed=done, total=total, description=what)
+
+        found = engine.run(options, progress=on_progress)
+    rich.console.Console(stderr=json_path == "-", highlight=False).print(engine.table(found))
+    if json_path:
+        _write(json_path, json.dumps(found.to_mapping(), indent=1))
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ConfigError(f"--batches: got {text!r}, allowed: whole numbers >= 1, as in 1,8,32")
+    return tuple(int(part) for part in parts)
+
+
 def _measure(options: serve.ServeOptions, workload: serve.Workload) -> LoadResult:
-    console = rich.console.Console(stderr=True)
-    with rich.progress.Progress(
-        *rich.progress.Progress.get_default_columns(), console=console, transient=True
-    ) as progress:
+    with _progress() as progress:
         task = progress.add_task("requests", total=workload.num_requests)
 
         def on_record(record: RequestRecord) -> None:
             progress.advance(task)
 
         return serve.run(options, workload, on_record=on_record)
+
+
+def _progress() -> rich.progress.Progress:
+    return rich.progress.Progress(
+        *rich.progress.Progress.get_default_columns(),
+        console=rich.console.Console(stderr=True),
+        transient=True,
+    )
 
 
 def _show(summary: Summary, result: LoadResult, *, to_stderr: bool) -> None:
@@ -145,11 +194,7 @@ def _show(summary: Summary, result: LoadResult, *, to_stderr: bool) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _write_json(
-    path: str, summary: Summary, result: LoadResult, values: Mapping[str, object]
-) -> None:
-    options = dict(values)
-    text = report.to_json(summary, result, target=str(options.pop("target")), options=options)
+def _write(path: str, text: str) -> None:
     if path == "-":
         click.echo(text)
         return

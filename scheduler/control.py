@@ -3,26 +3,24 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import grpc.aio
 
+from memserve_jax.core.config import SchedulerSection
 from memserve_jax.core.errors import MemServeError
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.memserve_pb2_grpc import ControlServiceServicer
 from memserve_jax.proto.status import status_of
-from scheduler.channels import Channels
-from scheduler.cluster import Cluster, Member, as_status
-from scheduler.flights import Flights
-from scheduler.load_table import LoadTable
+from scheduler.cluster import Member, as_status
 from scheduler.router import Router
+from scheduler.state import State
 
 DEFAULT_TIMEOUT_S = 60.0  # of a call whose client named no deadline
 DEFAULT_DRAIN_S = 300.0
 STATUS_TIMEOUT_S = 1.0  # after that an instance's last heartbeat has to do
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -31,75 +29,63 @@ class Control(ControlServiceServicer):
 
     def __init__(
         self,
-        *,
-        cluster: Cluster,
+        state: State,
         router: Router,
-        flights: Flights,
-        loads: LoadTable,
-        channels: Channels,
-        policy: str,
-        heartbeat_s: float,
+        section: SchedulerSection,
+        *,
         on_change: Callable[[], Awaitable[None]],
     ):
         """Opens nothing by itself.
 
         Args:
-          cluster: Who is there; this tells it.
+          state: What is known; this hears the instances.
           router: Counts what was routed.
-          flights: What is in flight.
-          loads: Told every heartbeat.
-          channels: To the instances.
-          policy: Name of the routing policy, as shown.
-          heartbeat_s: How often instances should report.
+          section: Says how often instances should report, and which policy is shown.
           on_change: Awaited after who is routable may have changed.
         """
-        self._cluster = cluster
+        self._state = state
         self._router = router
-        self._flights = flights
-        self._loads = loads
-        self._channels = channels
-        self._policy = policy
-        self._heartbeat_s = heartbeat_s
+        self._section = section
         self._on_change = on_change
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterReply:
         """Takes an instance in."""
         status = request.status
         try:
-            self._cluster.register(status)
+            self._state.cluster.register(status)
         except MemServeError as error:
             _log.warning("refused to register %r: %s", status.instance, error)
             return await context.abort(*status_of(error))
         _log.info("registered %s (%s) at %s", status.instance, status.role, status.target)
         await self._on_change()
-        return pb.RegisterReply(heartbeat_s=self._heartbeat_s)
+        return pb.RegisterReply(heartbeat_s=self._section.heartbeat_s)
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
         """Notes how an instance is, and says who is alive."""
         try:
-            members = self._cluster.heartbeat(request.status)
+            members = self._state.cluster.heartbeat(request.status)
         except MemServeError as error:
             return await context.abort(*status_of(error))
-        self._loads.heard(request.status)
+        self._state.loads.heard(request.status)
         await self._on_change()
         return pb.HeartbeatReply(members=members)
 
     async def Deregister(self, request: pb.DeregisterRequest, context: Any) -> pb.DeregisterReply:
         """Takes an instance out."""
         del context
-        self._cluster.deregister(request.instance, request.epoch)
+        self._state.cluster.deregister(request.instance, request.epoch)
         await self._on_change()
         return pb.DeregisterReply()
 
     async def ClusterStatus(self, request: pb.StatusRequest, context: Any) -> pb.ClusterStatusReply:
         """Asks every instance how it is, and adds what the scheduler knows."""
         del request, context
-        members = self._cluster.members()
+        members = self._state.cluster.members()
         statuses = await asyncio.gather(*(self._status(member) for member in members))
         caching = dict.fromkeys(str(member.traits.caching) for member in members)
         return pb.ClusterStatusReply(
             instances=statuses,
-            policy=self._policy,
+            policy=self._section.policy,
             caching=", ".join(caching),
             routed=self._router.num_routed,
         )
@@ -108,9 +94,9 @@ class Control(ControlServiceServicer):
         """Stops routing to an instance, lets its requests end, then has it drain itself."""
         timeout_s = request.timeout_s or DEFAULT_DRAIN_S
         try:
-            member = self._cluster.member(request.instance)
+            member = self._state.cluster.member(request.instance)
             if not request.force:
-                self._cluster.refuse_unless_spare(request.instance)
+                self._state.cluster.refuse_unless_spare(request.instance)
         except MemServeError as error:
             return await context.abort(*status_of(error))
         member.is_draining = True
@@ -131,7 +117,7 @@ class Control(ControlServiceServicer):
         timeout_s = context.time_remaining() or DEFAULT_TIMEOUT_S
         try:
             async with asyncio.timeout(timeout_s):
-                await self._flights.when_idle()
+                await self._state.flights.when_idle()
                 leases = await self._quiesce_all(timeout_s)
         except TimeoutError:
             return await context.abort(
@@ -149,15 +135,15 @@ class Control(ControlServiceServicer):
         """
         leases = 0
         for _ in range(2):
-            lines = [self._channels.to(m.traits.target) for m in self._cluster.members()]
-            calls = [
-                line.instance.Quiesce(pb.QuiesceRequest(), timeout=timeout_s) for line in lines
-            ]
+            members = self._state.cluster.members()
+            lines = [self._state.channels.to(member.traits.target) for member in members]
+            message = pb.QuiesceRequest()
+            calls = (line.instance.Quiesce(message, timeout=timeout_s) for line in lines)
             leases = sum(reply.leases for reply in await asyncio.gather(*calls))
         return leases
 
     async def _status(self, member: Member) -> pb.InstanceStatus:
-        line = self._channels.to(member.traits.target)
+        line = self._state.channels.to(member.traits.target)
         try:
             status = await line.instance.Status(pb.StatusRequest(), timeout=STATUS_TIMEOUT_S)
         except grpc.aio.AioRpcError:
@@ -176,11 +162,11 @@ class Control(ControlServiceServicer):
         instance = member.traits.instance
         try:
             async with asyncio.timeout(timeout_s):
-                await self._flights.when_idle(instance)
+                await self._state.flights.when_idle(instance)
         except TimeoutError:
             _log.warning("%s still has requests after %.1f s", instance, timeout_s)
         left_s = max(1.0, timeout_s - (asyncio.get_running_loop().time() - started_s))
-        line = self._channels.to(member.traits.target)
+        line = self._state.channels.to(member.traits.target)
         reply = await line.instance.Drain(
             pb.DrainRequest(timeout_s=left_s, force=force), timeout=left_s + DEFAULT_TIMEOUT_S
         )

@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from memserve_jax.core.clock import Clock
 from memserve_jax.core.errors import MemServeError, NoInstanceError
 from memserve_jax.core.model_card import ModelCard
 from memserve_jax.core.tokenizer import Tokenizer
@@ -19,10 +18,10 @@ from memserve_jax.proto.convert import to_message, to_request
 from memserve_jax.proto.memserve_pb2_grpc import GenerateServiceServicer
 from memserve_jax.proto.status import status_of
 from scheduler.answer import Answer
-from scheduler.channels import Channels
-from scheduler.cluster import Cluster, Traits
-from scheduler.flights import Flight, Flights
+from scheduler.cluster import Traits
+from scheduler.flights import Flight
 from scheduler.router import Plan, Router
+from scheduler.state import State
 
 LONG_PROMPT_BYTES = 1 << 14  # prepared on a thread, so that nobody else waits
 LOOK_TIMEOUT_S = 1.0
@@ -42,45 +41,29 @@ class Relay:
 class FrontDoor(GenerateServiceServicer):
     """`GenerateService` of the scheduler."""
 
-    def __init__(
-        self,
-        *,
-        card: ModelCard,
-        tokenizer: Tokenizer,
-        cluster: Cluster,
-        router: Router,
-        flights: Flights,
-        channels: Channels,
-        clock: Clock,
-    ):
+    def __init__(self, state: State, router: Router, *, card: ModelCard, tokenizer: Tokenizer):
         """Opens nothing by itself.
 
         Args:
+          state: What is known.
+          router: Decides and learns.
           card: The model's ids, limits and sampling defaults.
           tokenizer: The model's.
-          cluster: Who is there.
-          router: Decides and learns.
-          flights: What is in flight.
-          channels: To the instances.
-          clock: Of arrivals and of the times reported.
         """
+        self._state = state
+        self._router = router
         self._card = card
         self._tokenizer = tokenizer
-        self._cluster = cluster
-        self._router = router
-        self._flights = flights
-        self._channels = channels
-        self._clock = clock
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
         """Streams an answer from the instance that the policy chose."""
         try:
             prepared = await self._prepare(request)
-            flight = self._flights.admit(prepared.request_id)
+            flight = self._state.flights.admit(prepared.request_id)
             try:
                 await self._serve(prepared, flight, context)
             finally:
-                self._flights.land(flight)
+                self._state.flights.land(flight)
         except MemServeError as error:
             await context.abort(*status_of(error))
         except grpc.aio.AioRpcError as error:
@@ -95,8 +78,8 @@ class FrontDoor(GenerateServiceServicer):
         return pb.RouteResponse(target=plan.decode.target, route=plan.to_message())
 
     async def _prepare(self, message: pb.GenerateRequest) -> Request:
-        arrival_s = self._clock.now_s()
-        limits = self._cluster.limits(self._card.max_context_tokens)
+        arrival_s = self._state.clock.now_s()
+        limits = self._state.cluster.limits(self._card.max_context_tokens)
 
         def prepare() -> Request:
             return to_request(
@@ -123,9 +106,9 @@ class FrontDoor(GenerateServiceServicer):
           grpc.aio.AioRpcError: the instance's own error, with its code.
         """
         plan = self._router.plan(request)
-        self._flights.depart(flight, plan.route, plan.work)
-        answer = Answer(request, sent_s=self._clock.now_s())
-        line = self._channels.to(plan.decode.target)
+        self._state.flights.depart(flight, plan.route, plan.work)
+        answer = Answer(request, sent_s=self._state.clock.now_s())
+        line = self._state.channels.to(plan.decode.target)
         call = line.generate.Generate(
             to_message(request, plan.to_message()), timeout=context.time_remaining()
         )
@@ -152,7 +135,7 @@ class FrontDoor(GenerateServiceServicer):
         """Passes the messages of `call` on to the client and learns from them."""
         answer = relay.answer
         async for response in call:
-            for message in answer.take(response, self._clock.now_s()):
+            for message in answer.take(response, self._state.clock.now_s()):
                 self._learn(relay)
                 await context.write(message)
         if not answer.is_finished:
@@ -162,10 +145,10 @@ class FrontDoor(GenerateServiceServicer):
         """Notes what the tokens so far say about load and caches."""
         plan, flight, answer = relay.plan, relay.flight, relay.answer
         if answer.token_ids and flight.work is not None:
-            self._flights.prefilled(flight)
+            self._state.flights.prefilled(flight)
             self._router.prefilled(plan)
         if len(answer.token_ids) > 1 and not flight.has_arrived:
-            self._flights.arrived(flight)
+            self._state.flights.arrived(flight)
             self._router.arrived(plan)
         if answer.is_finished:
             self._router.finished(plan, answer.token_ids)
@@ -186,15 +169,15 @@ class FrontDoor(GenerateServiceServicer):
 
     async def _look_at(self, traits: Traits) -> None:
         """Notes the present state of an instance, or that it does not answer."""
-        if not self._cluster.lives(traits):
+        if not self._state.cluster.lives(traits):
             return
-        line = self._channels.to(traits.target)
+        line = self._state.channels.to(traits.target)
         status: pb.InstanceStatus | None = None
         with contextlib.suppress(grpc.aio.AioRpcError):
             status = await line.instance.Status(pb.StatusRequest(), timeout=LOOK_TIMEOUT_S)
-        if not self._cluster.lives(traits):
+        if not self._state.cluster.lives(traits):
             return
-        member = self._cluster.member(traits.instance)
+        member = self._state.cluster.member(traits.instance)
         if status is not None and status.epoch == traits.epoch:
             member.status = status
         else:

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memserve_jax.core.clock import Clock
 from memserve_jax.core.cost_model import CostModel, PrefillWork
 from memserve_jax.core.errors import NoInstanceError
 from memserve_jax.core.prompt_tree import block_keys
 from memserve_jax.core.types import InstanceId, Request, Role, Route
 from memserve_jax.proto import memserve_pb2 as pb
-from scheduler.cluster import Cluster, Member, Traits
-from scheduler.load_table import LoadTable, costs
+from scheduler.cluster import Member, Traits
+from scheduler.load_table import costs
 from scheduler.policies import Policy
-from scheduler.prompt_trees import PromptTrees, reusable_tokens
+from scheduler.prompt_trees import reusable_tokens
+from scheduler.state import State
 from scheduler.view import ClusterView, InstanceLoad
 
 
@@ -44,34 +44,19 @@ class Plan:
 
 
 class Router:
-    """Routes by one policy over what cluster, trees and loads say. Lives in the asyncio loop."""
+    """Routes by one policy over what is known. Lives in the asyncio loop."""
 
-    def __init__(
-        self,
-        *,
-        cluster: Cluster,
-        trees: PromptTrees,
-        loads: LoadTable,
-        policy: Policy,
-        cost: CostModel,
-        clock: Clock,
-    ):
+    def __init__(self, state: State, *, policy: Policy, cost: CostModel):
         """Makes a router that has routed nothing.
 
         Args:
-          cluster: Who is there.
-          trees: Who holds what; this router keeps them up to date.
-          loads: Who is busy.
+          state: What is known; this router keeps the trees up to date.
           policy: Decides.
           cost: Of a prefill where no instance has reported its rate.
-          clock: Of the trees.
         """
-        self._cluster = cluster
-        self._trees = trees
-        self._loads = loads
+        self._state = state
         self._policy = policy
         self._cost = cost
-        self._clock = clock
         self._num_routed = 0
 
     @property
@@ -85,7 +70,7 @@ class Router:
         Raises:
           NoInstanceError: no set of live instances can serve it.
         """
-        block_size = self._cluster.block_size_tokens
+        block_size = self._state.cluster.block_size_tokens
         if block_size is None:
             raise NoInstanceError("no instance is registered; try again later")
         keys = block_keys(request.prompt_token_ids, block_size)
@@ -94,8 +79,8 @@ class Router:
         return Plan(
             request=request,
             route=route,
-            prefill=self._cluster.member(route.prefill).traits,
-            decode=self._cluster.member(route.decode).traits,
+            prefill=self._state.cluster.member(route.prefill).traits,
+            decode=self._state.cluster.member(route.decode).traits,
             keys=keys,
         )
 
@@ -126,12 +111,12 @@ class Router:
             self._confirm(plan.prefill, plan, history)
 
     def _confirm(self, holder: Traits, plan: Plan, keys: Sequence[bytes]) -> None:
-        if self._cluster.lives(holder):
-            tree = self._trees[holder.role]
-            tree.confirm(holder.instance, plan.request.cache_salt, keys, self._clock.now_s())
+        if self._state.cluster.lives(holder):
+            tree = self._state.trees[holder.role]
+            tree.confirm(holder.instance, plan.request.cache_salt, keys, self._state.clock.now_s())
 
     def _view(self, request: Request, keys: Sequence[bytes], block_size: int) -> ClusterView:
-        members = [member for member in self._cluster.members() if member.is_routable]
+        members = [member for member in self._state.cluster.members() if member.is_routable]
         cost = costs(members, self._cost)
         num_tokens = len(request.prompt_token_ids)
         cached = {
@@ -149,7 +134,7 @@ class Router:
         )
 
     def _match(self, role: Role, request: Request, keys: Sequence[bytes]) -> dict[InstanceId, int]:
-        return self._trees[role].match(request.cache_salt, keys, self._clock.now_s())
+        return self._state.trees[role].match(request.cache_salt, keys, self._state.clock.now_s())
 
     def _load(self, member: Member, cost: CostModel) -> InstanceLoad:
         instance = member.traits.instance
@@ -157,7 +142,7 @@ class Router:
             instance=instance,
             role=member.traits.role,
             cost=cost,
-            queued=self._loads.queued_at(instance),
-            sequences=self._loads.sequences_at(instance),
-            indexed_blocks=self._trees.blocks_of(instance),
+            queued=self._state.loads.queued_at(instance),
+            sequences=self._state.loads.sequences_at(instance),
+            indexed_blocks=self._state.trees.blocks_of(instance),
         )

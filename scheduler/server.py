@@ -5,7 +5,7 @@ is a set of instances that a request can be routed to.
 """
 
 import asyncio
-import logging
+import contextlib
 from dataclasses import dataclass
 
 import grpc
@@ -22,20 +22,16 @@ from memserve_jax.proto.memserve_pb2_grpc import (
     add_GenerateServiceServicer_to_server,
 )
 from memserve_jax.proto.server import Health, add_standard_services, bind, make_server
-from scheduler.channels import Channels
-from scheduler.cluster import Cluster, Departure, Traits
 from scheduler.control import Control
-from scheduler.flights import Flights
 from scheduler.front import FrontDoor
-from scheduler.load_table import LoadTable
 from scheduler.policies import POLICIES
-from scheduler.prompt_trees import PromptTrees
 from scheduler.router import Router
+from scheduler.state import make_state
 
 GENERATE = pb.DESCRIPTOR.services_by_name["GenerateService"].full_name
 CONTROL = pb.DESCRIPTOR.services_by_name["ControlService"].full_name
 
-_log = logging.getLogger(__name__)
+LAST_WORDS_S = 0.5  # for the last message of an answer to leave
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,47 +57,19 @@ class SchedulerServer:
           clock: Of heartbeats, trees and the times reported.
         """
         self._config = config
-        section = config.scheduler
-        self.flights = Flights(max_in_flight=section.max_in_flight)
-        self.trees = PromptTrees(
-            ttl_s=section.prompt_tree_ttl_s, max_blocks=section.prompt_tree_blocks
-        )
-        self.cluster = Cluster(
-            clock=clock, timeout_s=section.heartbeat_timeout_s, on_left=self._left
-        )
-        self._loads = LoadTable(self.flights)
-        self._channels = Channels()
+        section, cost = config.scheduler, config.scheduler.cost
+        self.state = make_state(section, clock)
         router = Router(
-            cluster=self.cluster,
-            trees=self.trees,
-            loads=self._loads,
+            self.state,
             policy=POLICIES[section.policy],
             cost=CostModel(
-                fixed_s=section.cost.fixed_s,
-                s_per_token=section.cost.s_per_token,
-                s_per_token_pair=section.cost.s_per_token_pair,
+                fixed_s=cost.fixed_s,
+                s_per_token=cost.s_per_token,
+                s_per_token_pair=cost.s_per_token_pair,
             ),
-            clock=clock,
         )
-        self._front = FrontDoor(
-            card=card,
-            tokenizer=tokenizer,
-            cluster=self.cluster,
-            router=router,
-            flights=self.flights,
-            channels=self._channels,
-            clock=clock,
-        )
-        self._control = Control(
-            cluster=self.cluster,
-            router=router,
-            flights=self.flights,
-            loads=self._loads,
-            channels=self._channels,
-            policy=section.policy,
-            heartbeat_s=section.heartbeat_s,
-            on_change=self._refresh_health,
-        )
+        self._front = FrontDoor(self.state, router, card=card, tokenizer=tokenizer)
+        self._control = Control(self.state, router, section, on_change=self._refresh_health)
         self._running: _Running | None = None
 
     async def start(self) -> int:
@@ -132,15 +100,16 @@ class SchedulerServer:
         # Instances cannot be heard any more, so from now on their silence means nothing.
         running.watch.cancel()
         await running.health.shut_down()
-        await running.server.stop(grace_s)
-        await self._channels.close()
+        stopping = asyncio.create_task(running.server.stop(grace_s))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self.state.flights.when_idle()
+                # Now only calls without an end of their own are left, such as health watches.
+                await asyncio.wait_for(asyncio.shield(stopping), LAST_WORDS_S)
+        await running.server.stop(0)
+        await stopping
+        await self.state.channels.close()
         self._running = None
-
-    def check(self) -> None:
-        """Asserts the invariants of all state."""
-        self.cluster.check()
-        self.trees.check()
-        self.flights.check()
 
     async def _watch_heartbeats(self) -> None:
         loop, period_s = asyncio.get_running_loop(), self._config.scheduler.heartbeat_s
@@ -149,21 +118,12 @@ class SchedulerServer:
             await asyncio.sleep(period_s)
             late_s = loop.time() - due_s
             if late_s > period_s:  # this process was held up, and with it every heartbeat
-                self.cluster.forgive(late_s)
-            self.cluster.expire()
+                self.state.cluster.forgive(late_s)
+            self.state.cluster.expire()
             await self._refresh_health()
 
     async def _refresh_health(self) -> None:
         running = self._running
-        if running is not None and running.can_serve != self.cluster.can_serve:
-            running.can_serve = self.cluster.can_serve
+        if running is not None and running.can_serve != self.state.cluster.can_serve:
+            running.can_serve = self.state.cluster.can_serve
             await running.health.set(GENERATE, serving=running.can_serve)
-
-    def _left(self, traits: Traits, departure: Departure) -> None:
-        instance = traits.instance
-        _log.warning("instance %s is gone: %s", instance, departure)
-        self.trees.forget(instance)
-        self._loads.left(instance)
-        if departure is not Departure.LEFT:
-            self.flights.lose(instance, f"instance {instance} was lost: {departure}")
-        self._channels.drop(traits.target)

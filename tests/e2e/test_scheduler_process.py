@@ -13,13 +13,14 @@ import sys
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from memserve_jax.core.embedded import CheckpointShape, make_checkpoint
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.memserve_pb2_grpc import ControlServiceStub, GenerateServiceStub
 from memserve_jax.proto.server import open_channel
 from tests.helpers.fake_instance import FakeInstance
-from tests.helpers.scheduling import in_loop, prompt
+from tests.helpers.scheduling import failure, in_loop, prompt
 
 Code = grpc.StatusCode
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -87,12 +88,6 @@ async def cluster(target: str, *fakes: FakeInstance):
         yield Client(channel)
         for fake in fakes:
             await fake.deregister(target)
-
-
-async def failure(call) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value.code(), caught.value.details() or ""
 
 
 def test_it_never_loads_jax(model):
@@ -319,15 +314,15 @@ def test_a_signal_lets_answers_end(model):
             fake.hold_before = {1}
             answer = asyncio.create_task(Client(channel).answer(prompt(1)))
             await fake.holding.wait()
+            health = health_pb2_grpc.HealthStub(channel)
+            watch = health.Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
             process.send_signal(signal.SIGTERM)
-            code = None
-            while code is not Code.UNAVAILABLE:  # until the signal has been taken
-                async with open_channel(target) as other:
-                    with contextlib.suppress(grpc.aio.AioRpcError):
-                        code = (await failure(Client(other).generate.Route(prompt(1))))[0]
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             assert process.poll() is None
             fake.go_on.set()
             assert len(await answer) == 3
+            await failure(watch.read())  # an open watch does not hold it up
 
     with memserve_scheduler(model) as (process, target):
         in_loop(scenario(process, target))

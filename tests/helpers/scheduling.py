@@ -6,6 +6,10 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
+import grpc.aio
+import pytest
+
 from memserve_jax.core.clock import ManualClock
 from memserve_jax.core.config import parse_config
 from memserve_jax.core.model_card import ModelCard
@@ -15,6 +19,7 @@ from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.memserve_pb2_grpc import ControlServiceStub, GenerateServiceStub
 from memserve_jax.proto.server import open_channel
 from scheduler.server import SchedulerServer
+from scheduler.state import State
 from tests.helpers.fake_instance import FakeInstance
 
 CARD = ModelCard(
@@ -52,6 +57,11 @@ class Running:
     control: ControlServiceStub
     channel: Any
 
+    @property
+    def state(self) -> State:
+        """What the scheduler knows."""
+        return self.server.state
+
     async def answer(self, request: pb.GenerateRequest) -> list[pb.GenerateResponse]:
         """Returns every message of one answer."""
         return [message async for message in self.generate.Generate(request, timeout=20)]
@@ -79,7 +89,7 @@ async def scheduling(
         for fake in fakes:
             await fake.register(running.target)
         yield running
-        server.check()
+        server.state.check()
     finally:
         await channel.close()
         await server.stop(0)
@@ -88,6 +98,13 @@ async def scheduling(
 def in_loop(scenario: Coroutine[Any, Any, None], *, timeout_s: float = 30.0) -> None:
     """Runs a test's coroutine; the time-out only ends a test that hangs."""
     asyncio.run(asyncio.wait_for(scenario, timeout_s))
+
+
+async def failure(call: Any) -> tuple[grpc.StatusCode, str]:
+    """Returns how a call fails; it must."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), caught.value.details() or ""
 
 
 def prompt(*token_ids: int, **fields: Any) -> pb.GenerateRequest:

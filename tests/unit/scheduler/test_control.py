@@ -7,16 +7,9 @@ import pytest
 
 from memserve_jax.proto import memserve_pb2 as pb
 from tests.helpers.fake_instance import FakeInstance, make_status
-from tests.helpers.scheduling import in_loop, prompt, scheduling
+from tests.helpers.scheduling import failure, in_loop, prompt, scheduling
 
 Code = grpc.StatusCode
-
-
-async def failure(call) -> tuple[grpc.StatusCode, str]:
-    """Returns how a call fails."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value.code(), caught.value.details() or ""
 
 
 def test_registration_says_how_often_and_heartbeats_who():
@@ -28,7 +21,7 @@ def test_registration_says_how_often_and_heartbeats_who():
             await running.control.Register(pb.RegisterRequest(status=make_status("c1", epoch=9)))
             assert await fake.heartbeat(running.target) == ["c0@1", "c1@9"]
             await fake.deregister(running.target)
-            assert len(running.server.cluster) == 1
+            assert len(running.state.cluster) == 1
 
     in_loop(scenario())
 
@@ -49,7 +42,7 @@ def test_a_registration_that_cannot_be_is_refused(status, code, words):
             await running.control.Register(pb.RegisterRequest(status=good))
             refused = await failure(running.control.Register(pb.RegisterRequest(status=status)))
             assert refused[0] is code and words in refused[1]
-            assert len(running.server.cluster) == 1
+            assert len(running.state.cluster) == 1
 
     in_loop(scenario())
 
@@ -84,7 +77,7 @@ def test_drain_waits_for_our_requests_then_tells_the_instance():
             await c0.holding.wait()
             c0.hold_before = set()
             drain = running.control.Drain(pb.DrainRequest(instance="c0", timeout_s=60))
-            while not running.server.cluster.member("c0").is_draining:
+            while not running.state.cluster.member("c0").is_draining:
                 await asyncio.sleep(0)
             reply = await running.control.ClusterStatus(pb.StatusRequest())
             assert [each.state for each in reply.instances] == ["draining", "serving"]
@@ -94,7 +87,7 @@ def test_drain_waits_for_our_requests_then_tells_the_instance():
             c0.go_on.set()
             assert len(await answer) == 3
             assert (await drain).instance == "c0"
-            assert len(c0.drains) == 1 and not running.server.cluster.member("c0").is_routable
+            assert len(c0.drains) == 1 and not running.state.cluster.member("c0").is_routable
 
     in_loop(scenario())
 
@@ -122,7 +115,7 @@ def test_a_drain_that_fails_gives_the_instance_back():
             c0.drained_as = Code.DEADLINE_EXCEEDED, "2 requests are left"
             code, text = await failure(running.control.Drain(pb.DrainRequest(instance="c0")))
             assert (code, text) == (Code.DEADLINE_EXCEEDED, "c0: 2 requests are left")
-            assert running.server.cluster.member("c0").is_routable
+            assert running.state.cluster.member("c0").is_routable
 
     in_loop(scenario())
 

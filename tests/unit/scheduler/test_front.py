@@ -9,16 +9,9 @@ import pytest
 from memserve_jax.core.types import InstanceId, Role
 from memserve_jax.proto import memserve_pb2 as pb
 from tests.helpers.fake_instance import FakeInstance
-from tests.helpers.scheduling import in_loop, prompt, scheduling
+from tests.helpers.scheduling import failure, in_loop, prompt, scheduling
 
 Code = grpc.StatusCode
-
-
-async def failure(call) -> tuple[grpc.StatusCode, str]:
-    """Returns how a call fails."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value.code(), caught.value.details() or ""
 
 
 def test_an_answer_streams_with_the_front_doors_numbers():
@@ -76,7 +69,7 @@ def test_a_pair_is_called_at_its_decode_instance():
             route = d0.requests[0].route
             assert (route.prefill_instance, route.prefill_target) == ("p0", p0.status.target)
             assert last.timing.prefill_instance == "p0" and last.timing.decode_instance == "d0"
-            trees = running.server.trees
+            trees = running.state.trees
             assert trees[Role.PREFILL].blocks_of(InstanceId("p0")) == 2
             assert trees[Role.DECODE].blocks_of(InstanceId("d0")) == 2
             await running.answer(prompt(*range(40), 7))
@@ -106,7 +99,7 @@ def test_hanging_up_cancels_at_the_instance():
             await call.read()
             call.cancel()
             await fake.cancelled.wait()
-            await running.server.flights.when_idle()
+            await running.state.flights.when_idle()
 
     in_loop(scenario())
 
@@ -121,7 +114,7 @@ def test_a_deadline_travels_and_cancels():
             await fake.cancelled.wait()
             (deadline_s,) = fake.deadlines_s
             assert deadline_s is not None and deadline_s < 2.0
-            await running.server.flights.when_idle()
+            await running.state.flights.when_idle()
 
     in_loop(scenario())
 
@@ -183,10 +176,10 @@ def test_an_instance_that_says_unavailable_is_named_and_stays_routable():
             fake.error = Code.UNAVAILABLE, "not now"
             code, text = await failure(running.answer(prompt(1)))
             assert code is Code.UNAVAILABLE and text.startswith("instance c0 at 127.0.0.1:")
-            assert running.server.cluster.can_serve
+            assert running.state.cluster.can_serve
             fake.status.state = "draining"  # it has not said so in a heartbeat
             await failure(running.answer(prompt(1)))
-            assert not running.server.cluster.can_serve
+            assert not running.state.cluster.can_serve
 
     in_loop(scenario())
 
@@ -203,7 +196,7 @@ def test_a_dead_instance_is_avoided_until_it_is_heard_again():
                 await c1.register(running.target)
                 assert len(await running.answer(prompt(1))) == 3
             await c0.heartbeat(running.target)
-            assert running.server.cluster.member("c0").is_routable
+            assert running.state.cluster.member("c0").is_routable
 
     in_loop(scenario())
 
@@ -242,7 +235,7 @@ def test_an_instance_that_dies_mid_stream_ends_the_answer():
             await fake.die()
             code, text = await failure(call.read())
             assert code is Code.UNAVAILABLE and "instance c0" in text
-            await running.server.flights.when_idle()
+            await running.state.flights.when_idle()
 
     in_loop(scenario())
 
@@ -254,7 +247,7 @@ def test_a_silent_instance_counts_as_dead():
             call = running.generate.Generate(prompt(1), timeout=20)
             await call.read()
             running.clock.advance(6.0)
-            running.server.cluster.expire()
+            running.state.cluster.expire()
             code, text = await failure(call.read())
             assert code is Code.UNAVAILABLE and "its heartbeats stopped" in text
             await fake.cancelled.wait()

@@ -3,15 +3,13 @@
 import pytest
 
 from memserve_jax.core.clock import ManualClock
+from memserve_jax.core.config import SchedulerSection
 from memserve_jax.core.cost_model import CostModel
 from memserve_jax.core.errors import NoInstanceError
 from memserve_jax.core.types import InstanceId, Request, RequestId, Role, SamplingParams
-from scheduler.cluster import Cluster
-from scheduler.flights import Flights
-from scheduler.load_table import LoadTable
 from scheduler.policies import POLICIES
-from scheduler.prompt_trees import PromptTrees
 from scheduler.router import Router
+from scheduler.state import make_state
 from tests.helpers.fake_instance import make_status
 
 S = 16
@@ -22,20 +20,12 @@ class World:
 
     def __init__(self, *statuses, policy="min_ttft"):
         self.clock = ManualClock(1.0)
-        self.trees = PromptTrees(ttl_s=60.0, max_blocks=1000)
-        self.flights = Flights(max_in_flight=100)
-        self.cluster = Cluster(
-            clock=self.clock,
-            timeout_s=5.0,
-            on_left=lambda traits, _: self.trees.forget(traits.instance),
-        )
+        self.state = make_state(SchedulerSection(prompt_tree_ttl_s=60.0), self.clock)
+        self.trees, self.cluster = self.state.trees, self.state.cluster
         self.router = Router(
-            cluster=self.cluster,
-            trees=self.trees,
-            loads=LoadTable(self.flights),
+            self.state,
             policy=POLICIES[policy],
             cost=CostModel(fixed_s=1e-3, s_per_token=1e-4, s_per_token_pair=0.0),
-            clock=self.clock,
         )
         for status in statuses:
             self.cluster.register(status)

@@ -1,0 +1,58 @@
+"""All that one scheduler knows. Soft: what is lost in a restart is told again, or learnt anew."""
+
+import logging
+from dataclasses import dataclass
+
+from memserve_jax.core.clock import Clock
+from memserve_jax.core.config import SchedulerSection
+from scheduler.channels import Channels
+from scheduler.cluster import Cluster, Departure, Traits
+from scheduler.flights import Flights
+from scheduler.load_table import LoadTable
+from scheduler.prompt_trees import PromptTrees
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What routing, front door and control share. Lives in the asyncio loop."""
+
+    clock: Clock  # of arrivals, heartbeats and trees
+    cluster: Cluster  # who is there
+    trees: PromptTrees  # who holds what
+    flights: Flights  # what is in flight
+    loads: LoadTable  # who is busy
+    channels: Channels  # to the instances
+
+    def check(self) -> None:
+        """Asserts the invariants of all of it."""
+        self.cluster.check()
+        self.trees.check()
+        self.flights.check()
+
+
+def make_state(section: SchedulerSection, clock: Clock) -> State:
+    """Returns the state of a scheduler that has heard of nobody.
+
+    When a life of an instance is over, all that was known of it goes, and the requests that
+    still need it are told.
+    """
+    flights = Flights(max_in_flight=section.max_in_flight)
+    trees = PromptTrees(ttl_s=section.prompt_tree_ttl_s, max_blocks=section.prompt_tree_blocks)
+    loads = LoadTable(flights)
+    channels = Channels()
+
+    def left(traits: Traits, departure: Departure) -> None:
+        instance = traits.instance
+        _log.warning("instance %s is gone: %s", instance, departure)
+        trees.forget(instance)
+        loads.left(instance)
+        if departure is not Departure.LEFT:
+            flights.lose(instance, f"instance {instance} was lost: {departure}")
+        channels.drop(traits.target)
+
+    cluster = Cluster(clock=clock, timeout_s=section.heartbeat_timeout_s, on_left=left)
+    return State(
+        clock=clock, cluster=cluster, trees=trees, flights=flights, loads=loads, channels=channels
+    )

@@ -83,7 +83,7 @@ def attend(
     turn_tokens = stream.k_buffer.shape[2]
     turn_pages = turn_tokens // page_size
     begin, end = span
-    first_page = begin // page_size
+    first_page = jax.lax.div(begin, jnp.int32(page_size))
     last_page = pl.cdiv(end, page_size)
     turns = pl.cdiv(last_page - first_page, turn_pages)
 

@@ -27,8 +27,9 @@ def refusal(k_pages: Array) -> str | None:
 
 
 def _kernel(
-    groups_ref,  # i32[T]              SMEM: which group of rows each step works on
-    rows_ref,  # i32[T]                SMEM: the token's row in it; none of them for padding
+    pages_ref,  # i32[T]               SMEM: in which page each step works,
+    groups_ref,  # i32[T]              SMEM: on which group of its rows,
+    rows_ref,  # i32[T]                SMEM: on which row in it; none of them for padding
     k_ref,  # [1, K, 1, H]
     v_ref,  # [1, K, 1, H]
     old_k_ref,  # [1, K, rows, H]
@@ -37,19 +38,20 @@ def _kernel(
     v_pages_ref,  # [1, K, rows, H]
 ):
     step = pl.program_id(0)
-    before = groups_ref[jnp.maximum(step - 1, 0)]
+    before = jnp.maximum(step - 1, 0)
+    is_same = (pages_ref[step] == pages_ref[before]) & (groups_ref[step] == groups_ref[before])
 
-    @pl.when((step == 0) | (groups_ref[step] != before))
+    @pl.when((step == 0) | jnp.logical_not(is_same))
     def _():
         k_pages_ref[...] = old_k_ref[...]
         v_pages_ref[...] = old_v_ref[...]
 
     row = jax.lax.broadcasted_iota(jnp.int32, k_pages_ref.shape, 2)
     is_own = row == rows_ref[step]
-    for new_ref, pages_ref in ((k_ref, k_pages_ref), (v_ref, v_pages_ref)):
-        old = pages_ref[...].astype(jnp.float32)  # selects are 32 bits wide
+    for new_ref, target_ref in ((k_ref, k_pages_ref), (v_ref, v_pages_ref)):
+        old = target_ref[...].astype(jnp.float32)  # selects are 32 bits wide
         new = jnp.where(is_own, new_ref[...].astype(jnp.float32), old)
-        pages_ref[...] = new.astype(pages_ref.dtype)
+        target_ref[...] = new.astype(target_ref.dtype)
 
 
 def kv_append(
@@ -75,16 +77,14 @@ def kv_append(
     is_real = slots < num_pages * page_size
     latest = jax.lax.cummax(jnp.where(is_real, token, -1))
     source = jnp.where(latest < 0, jnp.argmax(is_real).astype(jnp.int32), latest)
-    groups = jnp.minimum(slots[source] // rows, num_pages * page_size // rows - 1)
+    slot = jnp.minimum(slots[source], num_pages * page_size - 1)
     own_rows = jnp.where(is_real, slots % rows, rows)
 
-    groups_a_page = page_size // rows
-
-    def token_at(step, groups, own_rows):
+    def token_at(step, pages, groups, own_rows):
         return step, 0, 0, 0
 
-    def group_at(step, groups, own_rows):
-        return groups[step] // groups_a_page, 0, groups[step] % groups_a_page, 0
+    def group_at(step, pages, groups, own_rows):
+        return pages[step], 0, groups[step], 0
 
     new_tile = pl.BlockSpec((1, kv_heads, 1, head_dim), token_at)
     group_tile = pl.BlockSpec((1, kv_heads, rows, head_dim), group_at)
@@ -93,19 +93,20 @@ def kv_append(
         pl.pallas_call(
             _kernel,
             grid_spec=pltpu.PrefetchScalarGridSpec(
-                num_scalar_prefetch=2,
+                num_scalar_prefetch=3,
                 grid=(num_tokens,),
                 in_specs=[new_tile, new_tile, group_tile, group_tile],
                 out_specs=[group_tile, group_tile],
             ),
             out_shape=[jax.ShapeDtypeStruct(k_pages.shape, k_pages.dtype)] * 2,
-            input_output_aliases={4: 0, 5: 1},
+            input_output_aliases={5: 0, 6: 1},
             compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
             cost_estimate=pl.CostEstimate(flops=0, bytes_accessed=moved, transcendentals=0),
             interpret=interpret,
             name="kv_append",
         )(
-            groups,
+            slot // page_size,
+            slot % page_size // rows,
             own_rows,
             k.astype(k_pages.dtype)[:, :, None],
             v.astype(v_pages.dtype)[:, :, None],

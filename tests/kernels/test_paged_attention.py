@@ -22,7 +22,8 @@ EDGES = [0, 1, 15, 16, 17, 130]  # padding, one, under, exactly, over a page, ov
 
 
 def attend(q, rows, backend, **options):
-    return paged_attention(q, *rows[:4], scale=SCALE, backend=backend, **options)
+    op = functools.partial(paged_attention, scale=SCALE, backend=backend, **options)
+    return jax.jit(op)(q, *rows[:4])
 
 
 @pytest.mark.parametrize("window", [None, 1, 20])
@@ -47,8 +48,9 @@ def test_xla_matches_reference(dtype, window):
     assert_close(got, attend(q, rows, Backend.REFERENCE, window=window))
 
 
-@pytest.mark.parametrize("page_size", [1, 8, 32])
-@pytest.mark.parametrize(("kv_heads", "group"), [(1, 1), (3, 2), (1, 4)])
+@pytest.mark.parametrize(
+    ("kv_heads", "group", "page_size"), [(1, 1, 1), (3, 2, 8), (1, 4, 32), (3, 2, 32)]
+)
 def test_xla_takes_any_shape(kv_heads, group, page_size):
     rows = make_rows([33, 0, 7], kv_heads=kv_heads, head_dim=24, page_size=page_size)
     q = make_queries(3, kv_heads * group, head_dim=24)
@@ -71,12 +73,10 @@ def test_all_rows_padding_gives_zeros():
         assert not attend(make_queries(2, 4), rows, backend).any()
 
 
-@pytest.mark.parametrize(
-    ("dtype", "group", "window"), [("float32", 2, None), ("bfloat16", 1, 20), ("bfloat16", 4, None)]
-)
+@pytest.mark.parametrize(("dtype", "group", "window"), [("float32", 2, 20), ("bfloat16", 1, None)])
 def test_kernel_matches_reference(dtype, group, window, capfd):
-    rows = make_rows([0, 1, 16, 17, 300], dtype=dtype)
-    q = make_queries(5, 2 * group, dtype=dtype)
+    rows = make_rows([0, 16, 17, 300], dtype=dtype)
+    q = make_queries(4, 2 * group, dtype=dtype)
     got = attend(q, rows, Backend.INTERPRET, window=window)
     assert_close(got, attend(q, rows, Backend.REFERENCE, window=window))
     assert_no_race(capfd)

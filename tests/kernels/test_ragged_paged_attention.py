@@ -49,13 +49,11 @@ def make(rows, *, group=2, dtype="float32", **shape):
 
 
 def attend(q, paged, rows, backend, **options):
-    return ragged_paged_attention(
-        q, *paged[:3], starts(rows), paged[3], scale=SCALE, backend=backend, **options
-    )
+    op = functools.partial(ragged_paged_attention, scale=SCALE, backend=backend, **options)
+    return jax.jit(op)(q, *paged[:3], starts(rows), paged[3])
 
 
-@pytest.mark.parametrize("window", [None, 1, 20])
-@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize(("group", "window"), [(1, None), (4, 1), (4, 20)])
 def test_reference_is_dense_causal_attention(group, window):
     q, paged = make(MIXED, group=group)
     got = attend(q, paged, MIXED, Backend.REFERENCE, window=window)
@@ -78,8 +76,7 @@ def test_xla_matches_reference(dtype, window):
     assert not got[-PADDING:].any()
 
 
-@pytest.mark.parametrize("window", [None, 40])
-@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize(("group", "window"), [(1, None), (4, 40)])
 def test_xla_with_many_tiles_and_turns(monkeypatch, group, window):
     monkeypatch.setattr(xla, "TILE_TOKENS", 16)
     monkeypatch.setattr(xla, "TURN_TOKENS", 32)
@@ -96,11 +93,9 @@ def test_xla_at_the_edges_of_a_batch(rows):
     assert_close(got, attend(q, paged, rows, Backend.REFERENCE))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "group", "window"), [("float32", 2, None), ("bfloat16", 1, 20), ("bfloat16", 4, None)]
-)
+@pytest.mark.parametrize(("dtype", "group", "window"), [("float32", 2, None), ("bfloat16", 1, 20)])
 def test_kernel_matches_reference(dtype, group, window, capfd):
-    rows = [(0, 0), (17, 1), (16, 16), (300, 40), (0, 0)]
+    rows = [(0, 0), (17, 1), (300, 40)]
     q, paged = make(rows, group=group, dtype=dtype)
     got = attend(q, paged, rows, Backend.INTERPRET, window=window)
     assert_close(got, attend(q, paged, rows, Backend.REFERENCE, window=window))

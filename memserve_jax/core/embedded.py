@@ -19,7 +19,7 @@ from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariable
 from memserve_jax.core.byte_tokenizer import BOS, EOS, TOKENIZER_SIZE, write_tokenizer
 
 LIKELY_BYTES = b" etaoinshrdlcumwfgypbvk,.\n"  # the head lets answers consist of these alone
-_FORMAT = 1  # part of the cache key: raise it when the same shape and seed give other files
+_FORMAT = 2  # part of the cache key: raise it when the same shape and seed give other files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ def embedded_model_path() -> str:
     It lies in the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`). Several processes
     may call this at once: each finds a whole directory.
     """
-    return cached_checkpoint(EMBEDDED_SHAPE, seed=0)
+    return cached_checkpoint(EMBEDDED_SHAPE, seed=1)
 
 
 def cached_checkpoint(shape: CheckpointShape, seed: int) -> str:
@@ -113,21 +113,21 @@ def _weights(shape: CheckpointShape, seed: int) -> dict[str, np.ndarray]:
         values[0] = 0.0  # dimension 0 stays what the embedding made it
         return values
 
-    embedding = random.standard_normal((shape.vocab_size, d), dtype=np.float32)
-    embedding[:, 0] = 2.0
+    embedding = matrix(shape.vocab_size, d, 0.5 * d**0.5)
+    embedding[:, 0] = 1.0
     head = matrix(shape.vocab_size, d, 4.0)
     head[:, 0] = _head_bias(shape.vocab_size)
     weights = {"model.embed_tokens.weight": embedding, "lm_head.weight": head}
     for i in range(shape.num_layers):
         layer = f"model.layers.{i}."
         weights |= {
-            f"{layer}self_attn.q_proj.weight": matrix(shape.num_heads * h, d, 1.6),
-            f"{layer}self_attn.k_proj.weight": matrix(shape.num_kv_heads * h, d, 1.6),
+            f"{layer}self_attn.q_proj.weight": matrix(shape.num_heads * h, d, 2.5),
+            f"{layer}self_attn.k_proj.weight": matrix(shape.num_kv_heads * h, d, 2.5),
             f"{layer}self_attn.v_proj.weight": matrix(shape.num_kv_heads * h, d, 1.0),
-            f"{layer}self_attn.o_proj.weight": into_residual(shape.num_heads * h, 1.5),
+            f"{layer}self_attn.o_proj.weight": into_residual(shape.num_heads * h, 2.8),
             f"{layer}mlp.gate_proj.weight": matrix(shape.intermediate_size, d, 1.0),
             f"{layer}mlp.up_proj.weight": matrix(shape.intermediate_size, d, 1.0),
-            f"{layer}mlp.down_proj.weight": into_residual(shape.intermediate_size, 1.0),
+            f"{layer}mlp.down_proj.weight": into_residual(shape.intermediate_size, 1.8),
             f"{layer}input_layernorm.weight": np.ones(d, np.float32),
             f"{layer}post_attention_layernorm.weight": np.ones(d, np.float32),
         }
@@ -136,7 +136,7 @@ def _weights(shape: CheckpointShape, seed: int) -> dict[str, np.ndarray]:
 
 
 def _head_bias(vocab_size: int) -> np.ndarray:
-    bias = np.full(vocab_size, -40.0, np.float32)
+    bias = np.full(vocab_size, -240.0, np.float32)
     bias[list(LIKELY_BYTES)] = 0.0
     return bias
 

@@ -6,12 +6,17 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from memserve_jax.core import embedded
+from memserve_jax.core.byte_tokenizer import BOS
 from memserve_jax.core.embedded import CheckpointShape, embedded_model_path, make_checkpoint
+from memserve_jax.model.loader import load_model
+from memserve_jax.parallel.mesh import make_mesh
+from tests.helpers.paged_runner import PagedRunner
 
 SMALL = CheckpointShape(
     hidden_size=32, intermediate_size=48, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16
@@ -97,3 +102,15 @@ def test_too_small_a_vocabulary_is_refused(tmp_path):
 def test_making_one_needs_no_jax():
     code = "import sys, memserve_jax.core.embedded; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_greedy_answers_vary_and_are_printable(cache):
+    path = embedded_model_path()
+    bundle = load_model(path, mesh=make_mesh(jax.devices()[:1], 1))
+    runner = PagedRunner(bundle, num_rows=2, chunk_tokens=32, max_tokens=96)
+    prompts = [[BOS, *b"Hello, world"], [BOS, *b"What is a lease?"]]
+    answers = runner.greedy(prompts, 48).tokens
+    assert answers[0] != answers[1]
+    for tokens in answers:
+        assert len(set(tokens)) >= 12
+        assert set(tokens) <= set(embedded.LIKELY_BYTES)

@@ -5,10 +5,9 @@ differ in what a node's value says. Plain Python over bytes keys: a walk costs a
 block.
 """
 
-import sys
-from array import array
+import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 V = TypeVar("V")
 
@@ -23,12 +22,13 @@ def block_keys(token_ids: Sequence[int], block_size_tokens: int) -> list[bytes]:
     Raises:
       OverflowError: a token id does not fit in 31 bits.
     """
-    flat = array("i", token_ids)
-    if sys.byteorder == "big":
-        flat.byteswap()
-    text = flat.tobytes()
-    width = block_size_tokens * _TOKEN_BYTES
-    return [text[start : start + width] for start in range(0, len(text) - width + 1, width)]
+    num_tokens = len(token_ids) // block_size_tokens * block_size_tokens
+    whole = token_ids if num_tokens == len(token_ids) else token_ids[:num_tokens]
+    try:
+        text = struct.pack(f"<{num_tokens}i", *whole)
+    except struct.error as error:
+        raise OverflowError(f"token id: {error}") from None
+    return [key for (key,) in struct.iter_unpack(f"{block_size_tokens * _TOKEN_BYTES}s", text)]
 
 
 class Node(Generic[V]):
@@ -40,7 +40,7 @@ class Node(Generic[V]):
 
     __slots__ = ("children", "key", "parent", "value")
 
-    def __init__(self, key: bytes, parent: "Node[V] | None", value: V | None):
+    def __init__(self, key: bytes, parent: "Node[V] | None", value: V):
         self.key = key
         self.parent = parent
         self.children: dict[bytes, Node[V]] = {}
@@ -114,7 +114,7 @@ class PromptTree(Generic[V]):
         if parent is None:
             raise ValueError("only a node in the tree can be removed")
         del parent.children[node.key]
-        if parent.parent is None and not parent.children and parent.value is None:
+        if parent.parent is None and not parent.children:
             self._roots.pop(parent.key, None)
         removed = [node]
         for each in removed:  # grows while we go
@@ -143,4 +143,4 @@ class PromptTree(Generic[V]):
 
     def _root(self, salt: str) -> Node[V]:
         key = salt.encode()
-        return self._roots.setdefault(key, Node(key, None, None))
+        return self._roots.setdefault(key, Node(key, None, cast(V, None)))

@@ -99,11 +99,11 @@ class BlockAllocator:
         self._num_idle += len(idle)
         return idle
 
-    def hold(self, block: BlockId) -> None:
-        """Notes that the index holds a leased block from now on."""
-        assert block in self._leases, f"{self.tier} block {block} is not leased"
-        assert block not in self._indexed, f"{self.tier} block {block} is indexed twice"
-        self._indexed.add(block)
+    def hold(self, blocks: Sequence[BlockId]) -> None:
+        """Notes that the index holds these leased blocks from now on."""
+        assert self._leases.keys() >= set(blocks), f"a {self.tier} block is not leased"
+        assert self._indexed.isdisjoint(blocks), f"a {self.tier} block is indexed twice"
+        self._indexed.update(blocks)
 
     def drop(self, block: BlockId) -> None:
         """Notes that the index does not hold a block any more; it is free if unleased."""

@@ -97,37 +97,31 @@ class PrefixIndex:
         num_known = len(self._tree.walk(salt, keys))
         path = self._tree.extend(salt, keys, Holding)
         kept: list[BlockId] = []
+        taken: list[BlockId] = []
         num_kept = 0
+        self._num_accesses += 1
         for node, block in zip(path, blocks, strict=True):
-            held = _holding(node).block(tier)
+            node.value.stamp = self._num_accesses
+            held = node.value.hbm if tier is Tier.HBM else node.value.host
             if held is not None and held != block:
                 kept.append(held)
                 continue
             if held is None:
-                self.put(tier, node, block)
+                self._place(tier, node, block)
+                taken.append(block)
             num_kept = len(kept)
-        self._touch(path)
+        self._allocators[tier].hold(taken)
         return Added(len(path) - num_known, kept[:num_kept])
 
     def put(self, tier: Tier, node: PrefixNode, block: BlockId) -> None:
         """Records that a leased block holds a node's KV too, where `tier` had none."""
-        holding = _holding(node)
-        assert holding.block(tier) is None, "a tier holds one block of a node"
-        if tier is Tier.HBM:
-            holding.hbm = block
-            parent = _parent(node)
-            if parent is not None:
-                _holding(parent).num_hbm_children += 1
-            if holding.host is not None:
-                self._offer(Tier.HOST, node)  # a second copy now: it may go
-        else:
-            holding.host = block
-        self._nodes[tier][block] = node
-        self._allocators[tier].hold(block)
+        assert node.value.block(tier) is None, "a tier holds one block of a node"
+        self._place(tier, node, block)
+        self._allocators[tier].hold([block])
 
     def take(self, tier: Tier, node: PrefixNode) -> None:
         """Forgets a node's block in `tier`; the other tier must hold the node."""
-        holding = _holding(node)
+        holding = node.value
         block = holding.block(tier)
         assert block is not None, "nothing to take"
         if tier is Tier.HBM:
@@ -149,9 +143,9 @@ class PrefixIndex:
         """
         parent = _parent(node)
         num_blocks = 0
-        lost_hbm = _holding(node).hbm is not None
+        lost_hbm = node.value.hbm is not None
         for gone in self._tree.remove(node):
-            holding = _holding(gone)
+            holding = gone.value
             for tier in self._allocators:
                 block = holding.block(tier)
                 if block is not None:
@@ -203,7 +197,7 @@ class PrefixIndex:
         for node in self._tree:
             self._check_node(node)
             for tier, blocks in seen.items():
-                block = _holding(node).block(tier)
+                block = node.value.block(tier)
                 if block is not None:
                     assert block not in blocks, f"{tier} block {block} is at two nodes"
                     blocks[block] = node
@@ -217,13 +211,13 @@ class PrefixIndex:
                 assert not is_victim(node) or id(node) in offered, "a victim was never offered"
 
     def _check_node(self, node: PrefixNode) -> None:
-        holding, parent = _holding(node), _parent(node)
+        holding, parent = node.value, _parent(node)
         assert holding.hbm is not None or holding.host is not None, "a node that nobody holds"
-        num_children = sum(_holding(c).hbm is not None for c in node.children.values())
+        num_children = sum(c.value.hbm is not None for c in node.children.values())
         assert num_children == holding.num_hbm_children, "children in HBM are miscounted"
         if parent is None:
             return
-        above = _holding(parent)
+        above = parent.value
         assert holding.stamp <= above.stamp, "a prefix was used after its beginning"
         if holding.hbm is not None:
             assert above.hbm is not None, "a node in HBM after one that is not"
@@ -245,11 +239,24 @@ class PrefixIndex:
             if i >= len(path) or path[i] is not node:
                 raise ValueError(f"{tier} block {blocks[i]} is indexed for another prefix")
 
+    def _place(self, tier: Tier, node: PrefixNode, block: BlockId) -> None:
+        holding = node.value
+        if tier is Tier.HBM:
+            holding.hbm = block
+            parent = node.parent
+            if parent is not None and parent.parent is not None:
+                parent.value.num_hbm_children += 1
+            if holding.host is not None:
+                self._offer(Tier.HOST, node)  # a second copy now: it may go
+        else:
+            holding.host = block
+        self._nodes[tier][block] = node
+
     def _touch(self, path: Sequence[PrefixNode]) -> None:
         self._num_accesses += 1
         now = self._num_accesses
         for node in path:
-            _holding(node).stamp = now
+            node.value.stamp = now
 
     def _forget(self, tier: Tier, block: BlockId) -> None:
         del self._nodes[tier][block]
@@ -257,7 +264,7 @@ class PrefixIndex:
 
     def _lost_hbm_child(self, parent: PrefixNode | None) -> None:
         if parent is not None:
-            _holding(parent).num_hbm_children -= 1
+            parent.value.num_hbm_children -= 1
             self._offer(Tier.HBM, parent)
 
     def _offer(self, tier: Tier, node: PrefixNode) -> None:
@@ -267,11 +274,11 @@ class PrefixIndex:
             victims.push(node)
 
     def _is_leased(self, tier: Tier, node: PrefixNode) -> bool:
-        block = _holding(node).block(tier)
+        block = node.value.block(tier)
         return block is not None and self._allocators[tier].is_leased(block)
 
     def _is_hbm_victim(self, node: PrefixNode) -> bool:
-        holding = _holding(node)
+        holding = node.value
         return (
             holding.hbm is not None
             and not holding.num_hbm_children
@@ -279,7 +286,7 @@ class PrefixIndex:
         )
 
     def _is_host_victim(self, node: PrefixNode) -> bool:
-        holding = _holding(node)
+        holding = node.value
         return (
             holding.host is not None
             and (holding.hbm is not None or not node.children)
@@ -287,16 +294,11 @@ class PrefixIndex:
         )
 
 
-def _holding(node: PrefixNode) -> Holding:
-    assert node.value is not None, "a root holds nothing"
-    return node.value
-
-
 def _stamp(node: PrefixNode) -> int:
-    return _holding(node).stamp
+    return node.value.stamp
 
 
 def _parent(node: PrefixNode) -> PrefixNode | None:
     """The node before this one; None for the first block of a prefix."""
     parent = node.parent
-    return None if parent is None or parent.value is None else parent
+    return None if parent is None or parent.parent is None else parent

@@ -179,7 +179,6 @@ class LocalMemory:
         host: list[BlockId] = []
         for node in path:
             holding = node.value
-            assert holding is not None
             if holding.hbm is not None:
                 hbm.append(holding.hbm)
                 blocks.append(self._addresses[Tier.HBM][holding.hbm])

@@ -134,7 +134,7 @@ class Swapper:
         one move is taken for a later one, only the later copy is made.
         """
         holding = node.value
-        assert holding is not None and holding.hbm is not None
+        assert holding.hbm is not None
         hbm = holding.hbm
         if holding.host is None:
             block = self._host_block_for(node)
@@ -155,7 +155,6 @@ class Swapper:
             victim = self._index.pop_victim(Tier.HOST)
             if victim is None:
                 return None
-            assert victim.value is not None and node.value is not None
             if victim.value.stamp > node.value.stamp:
                 self._index.offer(Tier.HOST, victim)
                 return None
@@ -163,7 +162,6 @@ class Swapper:
         return allocator.alloc(1)[0]
 
     def _evict_from_host(self, node: PrefixNode) -> None:
-        assert node.value is not None
         if node.value.hbm is not None:
             self._index.take(Tier.HOST, node)
         else:
@@ -181,11 +179,11 @@ class Swapper:
 
     def _hbm_twin(self, host_block: BlockId) -> BlockId | None:
         node = self._index.node_of(Tier.HOST, host_block)
-        return None if node is None or node.value is None else node.value.hbm
+        return None if node is None else node.value.hbm
 
     def _may_join_hbm(self, node: PrefixNode) -> bool:
         parent = node.parent
-        return parent is None or parent.value is None or parent.value.hbm is not None
+        return parent is None or parent.parent is None or parent.value.hbm is not None
 
 
 def _pieces(

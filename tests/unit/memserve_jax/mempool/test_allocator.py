@@ -71,7 +71,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         unindexed = sorted(self.leased() - self.indexed)
         if unindexed:
             block = data.draw(st.sampled_from(unindexed))
-            self.allocator.hold(block)
+            self.allocator.hold([block])
             self.indexed.add(block)
 
     @rule(data=st.data())
@@ -109,7 +109,7 @@ def test_a_block_freed_last_is_given_first():
     "misuse",
     [
         lambda allocator: allocator.share([0]),
-        lambda allocator: allocator.hold(0),
+        lambda allocator: allocator.hold([0]),
         lambda allocator: allocator.release([0]),
         lambda allocator: allocator.drop(0),
     ],

@@ -87,7 +87,7 @@ def test_a_lease_of_another_pool_is_refused(shelf):
 
 def test_closing_tells_which_indexed_blocks_are_idle(shelf):
     lease = shelf.lease(3)
-    shelf.allocators[Tier.HBM].hold(1)
+    shelf.allocators[Tier.HBM].hold([1])
     lease.close()
     assert shelf.idle == [(Tier.HBM, [1])]
     assert shelf.allocators[Tier.HBM].num_free == 3

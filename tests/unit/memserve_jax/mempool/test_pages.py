@@ -30,7 +30,6 @@ def test_pages_are_zero_and_split_over_heads(tp):
         assert page.shape == LAYOUT.page_shape(3, tp) == (3, max(2, tp), 4, 8)
         assert page.sharding.is_equivalent_to(page_sharding(mesh), 4)
         assert not np.asarray(page).any()
-    assert len({page.unsafe_buffer_pointer() for page in pages.k}) == 2 or tp > 1
 
 
 @pytest.mark.parametrize(

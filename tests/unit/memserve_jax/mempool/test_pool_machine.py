@@ -282,5 +282,6 @@ TestPool.settings = settings(max_examples=30, stateful_step_count=40, deadline=N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 class TestPoolLong(PoolMachine.TestCase):
-    settings = settings(max_examples=600, stateful_step_count=60, deadline=None)
+    settings = settings(max_examples=400, stateful_step_count=60, deadline=None)

@@ -87,7 +87,7 @@ class BackgroundCluster:
         self.stop()
 
     async def _check(self) -> None:
-        self._cluster.scheduler.check()
+        self._cluster.scheduler.state.check()
         for server in self._cluster.instances.values():
             parts = server.instance.parts
             await server.instance.run(parts.engine.check)

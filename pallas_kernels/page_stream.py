@@ -56,7 +56,7 @@ def refusal(k_pages: Array) -> str | None:
     if page_size % rows != 0:
         return f"pages of {page_size} tokens; multiples of {rows} are taken for {k_pages.dtype}"
     token_bytes = 4 * kv_heads * (-(-head_dim // LANES) * LANES) * k_pages.dtype.itemsize
-    if page_size * token_bytes > 2 * BUFFER_BYTES:
+    if page_size * token_bytes > BUFFER_BYTES:
         return f"pages of {kv_heads} heads x {page_size} tokens: two pairs do not fit into VMEM"
     return None
 

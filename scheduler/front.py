@@ -54,6 +54,11 @@ class FrontDoor(GenerateServiceServicer):
         self._router = router
         self._card = card
         self._tokenizer = tokenizer
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Takes no more requests; those in flight go on."""
+        self._is_closed = True
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
         """Streams an answer from the instance that the policy chose."""
@@ -78,6 +83,14 @@ class FrontDoor(GenerateServiceServicer):
         return pb.RouteResponse(target=plan.decode.target, route=plan.to_message())
 
     async def _prepare(self, message: pb.GenerateRequest) -> Request:
+        """Returns the request in `message`.
+
+        Raises:
+          InvalidRequestError: it can never be served.
+          NoInstanceError: the door is closed.
+        """
+        if self._is_closed:
+            raise NoInstanceError("the scheduler is shutting down; try another, or again later")
         arrival_s = self._state.clock.now_s()
         limits = self._state.cluster.limits(self._card.max_context_tokens)
 

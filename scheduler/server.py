@@ -31,7 +31,7 @@ from scheduler.state import make_state
 GENERATE = pb.DESCRIPTOR.services_by_name["GenerateService"].full_name
 CONTROL = pb.DESCRIPTOR.services_by_name["ControlService"].full_name
 
-LAST_WORDS_S = 0.5  # for the last message of an answer to leave
+LAST_WORDS_S = 0.5  # for last messages to leave; then health watches are cancelled
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +42,7 @@ class _Running:
     health: Health
     watch: asyncio.Task[None]
     can_serve: bool = False
+    ending: asyncio.Task[None] | None = None
 
 
 class SchedulerServer:
@@ -92,22 +93,25 @@ class SchedulerServer:
     async def stop(self, grace_s: float) -> None:
         """Takes no more requests, gives those there are `grace_s` to end, then cancels them.
 
-        May be called again meanwhile, with a shorter grace.
+        A second call meanwhile can only shorten the grace. Instances are heard until the end.
         """
         running = self._running
         if running is None:
             return
-        # Instances cannot be heard any more, so from now on their silence means nothing.
-        running.watch.cancel()
+        self._front.close()
         await running.health.shut_down()
-        stopping = asyncio.create_task(running.server.stop(grace_s))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self.state.flights.when_idle()
-                # Now only calls without an end of their own are left, such as health watches.
-                await asyncio.wait_for(asyncio.shield(stopping), LAST_WORDS_S)
-        await running.server.stop(0)
-        await stopping
+        if running.ending is None:
+            running.ending = asyncio.create_task(self._end(running, min(grace_s, LAST_WORDS_S)))
+        await running.ending
+
+    async def _end(self, running: _Running, grace_s: float) -> None:
+        # Once only: gRPC's own `stop` crashes the process if two calls of it overlap.
+        await running.server.stop(grace_s)
+        running.watch.cancel()
+        await asyncio.wait((running.watch,))
         await self.state.channels.close()
         self._running = None
 

@@ -92,10 +92,27 @@ def test_stopping_lets_answers_end_and_takes_no_more():
                     await running.generate.Route(prompt(1))
                 except grpc.aio.AioRpcError as error:
                     assert error.code() is grpc.StatusCode.UNAVAILABLE
+                    assert "shutting down" in (error.details() or "")
                     break
+            await fake.heartbeat(running.target)  # still heard
             fake.go_on.set()
             assert len(await answer) == 3
             await stopping
+
+    in_loop(scenario())
+
+
+def test_a_second_stop_shortens_the_first():
+    async def scenario():
+        async with FakeInstance("c0") as fake, scheduling(fake) as running:
+            fake.hold_before = {1}
+            answer = asyncio.create_task(running.answer(prompt(1)))
+            await fake.holding.wait()
+            patient = asyncio.create_task(running.server.stop(1000))
+            await asyncio.gather(running.server.stop(0), running.server.stop(0), patient)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await answer
+            await running.server.stop(0)
 
     in_loop(scenario())
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from memserve_jax.model.batch import DecodeBatch, PrefillBatch
-from memserve_jax.model.bundle import ModelBundle
+from memserve_jax.model.bundle import ModelBundle, Params
 from memserve_jax.parallel.mesh import tensor_parallelism
 from memserve_jax.parallel.sharding import page_sharding
 from pallas_kernels.pages import KVPages
@@ -61,7 +61,12 @@ class PagedRunner:
         self._decode = jax.jit(bundle.decode, donate_argnums=1)
 
     def greedy(
-        self, prompts: Sequence[Sequence[int]], steps: int, *, feed: Sequence[Sequence[int]] = ()
+        self,
+        prompts: Sequence[Sequence[int]],
+        steps: int,
+        *,
+        feed: Sequence[Sequence[int]] = (),
+        params: Params | None = None,
     ) -> Answers:
         """Returns `steps` greedy tokens for each prompt, all decoded in one batch.
 
@@ -69,22 +74,24 @@ class PagedRunner:
           prompts: At most `num_rows`.
           steps: Tokens an answer.
           feed: Tokens to continue with in place of the sampled ones, for comparing logits.
+          params: Weights to use in place of the bundle's.
         """
+        params = self._bundle.params if params is None else params
         pages = zero_pages(self._bundle, self._num_blocks, self._block)
-        logits, pages = self._prefill_all(prompts, pages)
+        logits, pages = self._prefill_all(prompts, pages, params)
         collected = [logits]
         tokens = [[int(row.argmax())] for row in logits]
         for step in range(1, steps):
             last = [list(f)[step - 1] for f in feed] or [row[-1] for row in tokens]
             lengths = [len(prompt) + step for prompt in prompts]
-            out, pages = self._decode(self._bundle.params, pages, self._decode_batch(last, lengths))
+            out, pages = self._decode(params, pages, self._decode_batch(last, lengths))
             logits = np.asarray(out)[: len(prompts)]
             collected.append(logits)
             for row, row_logits in zip(tokens, logits, strict=True):
                 row.append(int(row_logits.argmax()))
         return Answers(tokens=tokens, logits=np.stack(collected, axis=1))
 
-    def _prefill_all(self, prompts, pages):
+    def _prefill_all(self, prompts, pages, params):
         """Packs prompts into chunks first come first served, several rows a chunk."""
         done = [0] * len(prompts)
         logits = np.zeros((len(prompts), self._bundle.config.vocab_size), np.float32)
@@ -94,7 +101,7 @@ class PagedRunner:
                 taken[row] = min(budget, len(prompt) - done[row])
                 budget -= taken[row]
             batch = self._prefill_batch(prompts, done, taken)
-            out, pages = self._prefill(self._bundle.params, pages, batch)
+            out, pages = self._prefill(params, pages, batch)
             for row, prompt in enumerate(prompts):
                 done[row] += taken[row]
                 if taken[row] and done[row] == len(prompt):

@@ -1,6 +1,7 @@
 """Tokens and logits equal those of `transformers`, through paged prefill and decode."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -27,10 +28,16 @@ def bundle_of(name: str, dtype: str = "float32") -> ModelBundle:
     return load_model(load_golden(name).path, mesh=mesh, dtype=dtype)
 
 
+@functools.cache
+def runner_of(name: str) -> PagedRunner:
+    """The compiled steps of a golden, which several tests share."""
+    return PagedRunner(bundle_of(name))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tokens_and_logits_are_those_of_transformers(name):
     golden = load_golden(name)
-    answers = PagedRunner(bundle_of(name)).greedy(golden.prompts, STEPS)
+    answers = runner_of(name).greedy(golden.prompts, STEPS)
     assert answers.tokens == golden.tokens
     difference = np.abs(answers.logits[:, golden.logit_steps] - golden.logits)
     assert difference.max() <= TOLERANCE
@@ -69,7 +76,13 @@ LOSSES: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("llama2", "llama_linear") else ())
+        for name in NAMES
+    ],
+)
 def test_a_lost_feature_shows(name):
     """The goldens can fail: without a family's quirk the first logits are wrong already."""
     golden = load_golden(name)
@@ -89,8 +102,7 @@ def test_a_lost_feature_shows(name):
 def test_a_lost_weight_shows(name, spoil: Callable[[str, jax.Array], jax.Array]):
     golden, bundle = load_golden(name), bundle_of(name)
     params = {key: spoil(key, weight) for key, weight in bundle.params.items()}
-    bundle = dataclasses.replace(bundle, params=params)
-    answers = PagedRunner(bundle).greedy(golden.prompts, 1)
+    answers = runner_of(name).greedy(golden.prompts, 1, params=params)
     assert np.abs(answers.logits[:, 0] - golden.logits[:, 0]).max() > 100 * TOLERANCE
 
 

@@ -67,6 +67,8 @@ def main() -> int:
     except (ClientError, MemServeError) as error:
         console.print(f"demo: {error}", markup=False)
         return 1
+    except KeyboardInterrupt:
+        return 130
     console.print(settings_table(runs))
     for sentence in findings({run.setting.name: run for run in runs}, os.cpu_count() or 1):
         console.print(f"- {sentence}", markup=False)

@@ -9,8 +9,9 @@ from memserve_jax.core.errors import ConfigError
 
 ALLOWED = (
     "N | uniform:LOW:HIGH | normal:MEAN:STD | lognormal:MEDIAN:SIGMA | exponential:MEAN,"
-    " with every length >= 1"
+    " with every length from 1 to 16777216"
 )
+MAX_LENGTH = 2**24
 _NUM_PARAMETERS = {"fixed": 1, "uniform": 2, "normal": 2, "lognormal": 2, "exponential": 1}
 
 
@@ -22,7 +23,7 @@ class Lengths:
     parameters: tuple[float | int, ...]
 
     def sample(self, random: np.random.Generator, *, least: int = 1) -> int:
-        """Returns one length in tokens; draws below `least` become `least`."""
+        """Returns one length in tokens; draws out of bounds become the bound."""
         first, second = self.parameters[0], self.parameters[-1]
         match self.kind:
             case "fixed":
@@ -35,7 +36,7 @@ class Lengths:
                 drawn = random.lognormal(math.log(first), second)
             case _:
                 drawn = random.exponential(first)
-        return max(least, round(float(drawn)))
+        return round(min(max(float(drawn), least), MAX_LENGTH))
 
     @property
     def least(self) -> int:
@@ -66,10 +67,10 @@ def parse_lengths(text: str, *, option: str) -> Lengths:
 
 
 def _is_possible(kind: str, parameters: tuple[float, ...]) -> bool:
-    if not all(math.isfinite(value) for value in parameters) or parameters[0] < 1:
-        return False
+    if not all(0 <= value <= MAX_LENGTH for value in parameters) or parameters[0] < 1:
+        return False  # also where one is not a number
     if kind in ("fixed", "uniform") and any(value != int(value) for value in parameters):
         return False
     if kind == "uniform":
         return parameters[1] >= parameters[0]
-    return kind == "fixed" or parameters[-1] >= 0
+    return True

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 
 from rich import box
@@ -87,7 +88,7 @@ def to_json(
     return json.dumps(
         {
             "target": target,
-            "options": dict(options),
+            "options": {name: _finite(value) for name, value in options.items()},
             "summary": dataclasses.asdict(summary),
             "abandoned_turns": result.num_abandoned,
             "client": {
@@ -98,7 +99,14 @@ def to_json(
             "requests": [request_row(record) for record in result.records],
         },
         indent=1,
+        allow_nan=False,
     )
+
+
+def _finite(value: object) -> object:
+    """Returns an infinite rate as text: JSON has no word for it."""
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    return value if is_finite else str(value)
 
 
 def request_row(record: RequestRecord) -> dict[str, object]:

@@ -187,6 +187,11 @@ async def _warm_up_and_drive(
 
 def _check(options: ServeOptions) -> None:
     _check_target(options.target)
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name != "rate" and isinstance(value, float) and not math.isfinite(value):
+            name = field.name.replace("_", "-")
+            raise ConfigError(f"--{name}: got {value:g}, allowed: a finite number")
     if options.rate is not None and options.concurrency is not None:
         raise ConfigError(
             f"--rate: got {options.rate:g} beside --concurrency {options.concurrency}, allowed: one"

@@ -56,7 +56,7 @@ _SERVE_OPTIONS = [
     _option("--think-time-s", click.FloatRange(min=0), "Between an answer and the next turn."),
     _option("--shared-prefix-tokens", click.IntRange(min=0), "Leading tokens that sessions share."),
     _option("--shared-prefixes", _POSITIVE, "Different shared prefixes, taken in turn."),
-    _option("--vocab-size", _POSITIVE, "Random tokens lie below this."),
+    _option("--vocab-size", click.IntRange(min=1, max=2**32), "Random tokens lie below this."),
     _option(
         "--dataset",
         click.Path(dir_okay=False),
@@ -73,7 +73,7 @@ _SAMPLING_OPTIONS = [
     click.option(
         "--ignore-eos/--stop-at-eos", default=True, show_default=True, help="Fixed lengths or not."
     ),
-    _option("--seed", click.IntRange(min=0), "Of prompts, arrivals and sampling."),
+    _option("--seed", click.IntRange(min=0, max=2**63 - 1), "Of prompts, arrivals and sampling."),
     _option("--cache-salt", str, "Keeps this run's prefixes apart from other runs'."),
     _option("--warm-up", click.IntRange(min=0), "Requests played first and not counted."),
     _option("--timeout-s", _POSITIVE_S, "Deadline of each request."),
@@ -124,16 +124,12 @@ def serve_command(json_path: str | None, plot_path: str | None, **values: Any) -
 
 @command.command("engine")
 @click.option("--batches", default="1,8,32", show_default=True, help="Rows, one run each.")
-@click.option("--prompt-tokens", type=_POSITIVE, default=128, show_default=True)
-@click.option("--steps", type=_POSITIVE, default=32, show_default=True, help="Of each round.")
-@click.option("--rounds", type=_POSITIVE, default=5, show_default=True, help="Medians over them.")
-@click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
-)
+@click.option("--prompt-tokens", type=_POSITIVE, help="Context when the decoding starts.")
+@click.option("--steps", "num_steps", type=_POSITIVE, help="Of each round.")
+@click.option("--rounds", "num_rounds", type=click.IntRange(min=2), help="Medians over them.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]))
 @click.option("--json", "json_path", help="Write the report as JSON; - is stdout.")
-def engine_command(
-    batches: str, prompt_tokens: int, steps: int, rounds: int, dtype: str, json_path: str | None
-) -> None:
+def engine_command(batches: str, json_path: str | None, **values: Any) -> None:
     """Compare the engine's decode rate with a bare loop over the same jitted step.
 
     The model is the embedded one scaled to about 80M parameters, on the first device.
@@ -142,9 +138,8 @@ def engine_command(
     _check_folders(json_path, None)
     importlib.import_module("memserve_jax.launch.build").use_compile_cache(Config())
     engine = importlib.import_module("memserve_jax.bench.engine")
-    options = engine.EngineBenchOptions(
-        batches=rows, prompt_tokens=prompt_tokens, num_steps=steps, num_rounds=rounds, dtype=dtype
-    )
+    given = {name: value for name, value in values.items() if value is not None}
+    options = engine.EngineBenchOptions(batches=rows, **given)
     with _progress() as progress:
         task = progress.add_task("engine")
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memserve_jax.bench.lengths import Lengths, parse_lengths
+from memserve_jax.bench.lengths import MAX_LENGTH, Lengths, parse_lengths
 from memserve_jax.core.errors import ConfigError
 
 
@@ -25,7 +25,8 @@ def test_each_distribution_is_read(text, expected):
 @pytest.mark.parametrize(
     "text",
     ["", "0", "-3", "1.5", "nan", "inf", "uniform:5", "uniform:9:3", "uniform:1:2.5", "zipf:3",
-     "normal:10:-1", "normal:0:1", "lognormal:10:nan", "uniform:1:2:3", "exponential:", "::"],
+     "normal:10:-1", "normal:0:1", "lognormal:10:nan", "uniform:1:2:3", "exponential:", "::",
+     "99999999999", "lognormal:inf:1", "uniform:1:inf"],
 )  # fmt: skip
 def test_what_is_impossible_is_named(text):
     with pytest.raises(ConfigError, match=r"--prompt-tokens: got .* allowed: N \| uniform"):
@@ -48,6 +49,12 @@ def test_means_are_as_said(text, mean):
     lengths = parse_lengths(text, option="--x")
     drawn = [lengths.sample(random) for _ in range(4000)]
     assert np.mean(drawn) == pytest.approx(mean, rel=0.05)
+
+
+def test_a_wild_draw_stays_within_what_the_wire_can_say():
+    random = np.random.default_rng(0)
+    lengths = parse_lengths("lognormal:1000:1000", option="--x")
+    assert {lengths.sample(random) for _ in range(100)} >= {1, MAX_LENGTH}
 
 
 def test_lognormal_is_given_by_its_median():

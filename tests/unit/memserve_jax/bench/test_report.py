@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import rich.console
@@ -73,9 +74,11 @@ def test_the_json_holds_options_summary_and_requests():
     result = LoadResult(
         records=[OK, FAILED], num_abandoned=2, loop_lag_s=spread([0.001]), client_cpu=0.5
     )
-    text = to_json(summarize(result.records), result, target="h:1", options={"seed": 3})
+    text = to_json(
+        summarize(result.records), result, target="h:1", options={"seed": 3, "rate": math.inf}
+    )
     run = json.loads(text)
-    assert run["target"] == "h:1" and run["options"] == {"seed": 3}
+    assert run["target"] == "h:1" and run["options"] == {"seed": 3, "rate": "inf"}
     assert run["summary"]["ttft_s"]["p50"] == 0.25 and run["summary"]["hit_rate"] == 0.25
     assert run["abandoned_turns"] == 2 and run["client"]["cpu"] == 0.5
     assert [row["status"] for row in run["requests"]] == ["OK", "UNAVAILABLE"]

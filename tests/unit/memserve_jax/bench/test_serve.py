@@ -23,6 +23,8 @@ def options(**values):
         ({"rate": 0.0}, r"--rate: got 0, allowed: more than 0"),
         ({"rate": math.nan}, r"--rate: got nan, allowed: more than 0"),
         ({"rate": math.inf, "duration_s": 3.0}, r"--rate: got inf, allowed: with --num-requests"),
+        ({"timeout_s": math.inf}, r"--timeout-s: got inf, allowed: a finite number"),
+        ({"think_time_s": math.nan}, r"--think-time-s: got nan, allowed: a finite number"),
         ({"target": "localhost"}, r"--target: got 'localhost', allowed: HOST:PORT"),
         ({"target": "localhost:99999"}, r"--target: got 'localhost:99999'"),
         ({"target": ":50051"}, r"--target: got ':50051'"),

@@ -100,7 +100,11 @@ def test_impossible_batches_are_named_before_jax_is_loaded(batches):
 def test_engine_options_reach_the_bench(monkeypatch):
     engine = importlib.import_module("memserve_jax.bench.engine")
     one = engine.BatchReport(
-        batch=2, engine_tokens_per_s=90.0, bare_tokens_per_s=100.0, ratio=0.9, ratios=(0.9,)
+        batch=2,
+        engine_tokens_per_s=90.0,
+        bare_tokens_per_s=100.0,
+        ratio=0.9,
+        ratios=(0.8, 0.9, 0.95),
     )
     seen = []
 
@@ -109,12 +113,12 @@ def test_engine_options_reach_the_bench(monkeypatch):
         progress(1, 2, "batch 2")
         return engine.EngineBenchReport(
             num_parameters=80_000_000, dtype="bfloat16", device="cpu", prompt_tokens=5,
-            num_steps=3, num_rounds=1, batches=(one,),
+            num_steps=3, num_rounds=2, batches=(one,),
         )  # fmt: skip
 
     monkeypatch.setattr(engine, "run", run)
     result = bench(
-        "engine", "--batches", "2, 4", "--prompt-tokens", "5", "--steps", "3", "--rounds", "1",
+        "engine", "--batches", "2, 4", "--prompt-tokens", "5", "--steps", "3", "--rounds", "2",
         "--dtype", "bfloat16", "--json", "-",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -122,4 +126,4 @@ def test_engine_options_reach_the_bench(monkeypatch):
     assert "0.900" in result.stderr
     (options,) = seen
     assert (options.batches, options.prompt_tokens) == ((2, 4), 5)
-    assert (options.num_steps, options.num_rounds, options.dtype) == (3, 1, "bfloat16")
+    assert (options.num_steps, options.num_rounds, options.dtype) == (3, 2, "bfloat16")

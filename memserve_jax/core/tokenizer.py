@@ -1,15 +1,19 @@
 """Tokenises text and chats, and turns tokens back into text, as a model directory says."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from memserve_jax.core.chat_template import ChatTemplate, load_chat_template
 from memserve_jax.core.checkpoint_files import checkpoint_dir, read_json_if_there
 from memserve_jax.core.codec import Codec
-from memserve_jax.core.errors import CheckpointError, InvalidRequestError
+from memserve_jax.core.errors import InvalidRequestError
 from memserve_jax.core.huggingface_codec import HuggingFaceCodec
+from memserve_jax.core.no_codec import NoCodec
 from memserve_jax.core.sentencepiece_codec import SentencePieceCodec
 from memserve_jax.core.text_stream import TextStream, open_text_stream
+
+_log = logging.getLogger(__name__)
 
 
 class Tokenizer:
@@ -32,6 +36,11 @@ class Tokenizer:
         self._codec = codec
         self._leading_token = leading_token
         self._template = template
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a vocabulary; without one answers have token ids alone."""
+        return not isinstance(self._codec, NoCodec)
 
     @property
     def takes_chats(self) -> bool:
@@ -74,8 +83,10 @@ class Tokenizer:
 def load_tokenizer(path: str) -> Tokenizer:
     """Returns the tokenizer of the model directory `path`.
 
+    A directory without one serves token ids; that is said once in the log.
+
     Raises:
-      CheckpointError: no such directory, no tokenizer in it, or an unreadable file.
+      CheckpointError: no such directory, or an unreadable file.
     """
     folder = checkpoint_dir(path)
     config_file = folder / "tokenizer_config.json"
@@ -88,7 +99,8 @@ def load_tokenizer(path: str) -> Tokenizer:
     elif (folder / "tokenizer.model").exists():
         codec = SentencePieceCodec(folder / "tokenizer.model", config)
     else:
-        raise CheckpointError(f"{path}: no tokenizer.json and no tokenizer.model")
+        _log.warning("%s: no tokenizer.json and no tokenizer.model: takes token_ids only", path)
+        codec = NoCodec()
     leading_token = None
     if config.get("add_bos_token") is True and "bos_token" in special_tokens:
         leading_token = codec.token_id(special_tokens["bos_token"])

@@ -89,6 +89,12 @@ def to_request(
             raise InvalidRequestError(
                 field, f"{len(value)} characters", f"at most {MAX_KEY_CHARACTERS} characters"
             )
+    if message.sampling.stop and not tokenizer.has_text:
+        raise InvalidRequestError(
+            "sampling.stop",
+            f"{len(message.sampling.stop)} strings",
+            "stop_token_ids: this model directory has no tokenizer",
+        )
     prompt = _prompt(message, card, tokenizer, limits)
     room = limits.context_tokens - len(prompt)
     return Request(

@@ -95,7 +95,6 @@ def test_json_goes_before_sentencepiece(folder):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "no tokenizer.json and no tokenizer.model"),
         ({"tokenizer.json": "{"}, "tokenizer.json: cannot read: "),
         ({"tokenizer.model": "not one"}, "tokenizer.model: not a sentencepiece model"),
         ({"tokenizer_config.json": "[]"}, "tokenizer_config.json: got list"),
@@ -108,3 +107,15 @@ def test_bad_files_are_named_in_one_line(tmp_path, files, message):
     with pytest.raises(CheckpointError, match=message) as failure:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(failure.value)
+
+
+def test_without_a_tokenizer_only_token_ids_are_served(tmp_path, caplog):
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert "takes token_ids only" in caplog.text
+    assert not tokenizer.has_text
+    with pytest.raises(InvalidRequestError, match="no tokenizer"):
+        tokenizer.encode("text")
+    with pytest.raises(InvalidRequestError, match="no chat template"):
+        tokenizer.encode_chat(CHAT)
+    stream = tokenizer.text_stream()
+    assert stream.push([5, 6]) + stream.flush() == tokenizer.decode([5, 6]) == ""

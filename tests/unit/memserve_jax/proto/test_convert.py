@@ -252,3 +252,14 @@ def test_usage_round_trips(usage):
 )
 def test_timing_round_trips(timing):
     assert convert.timing_from_message(convert.timing_to_message(timing)) == timing
+
+
+def test_stop_strings_need_a_tokenizer(tmp_path):
+    with pytest.raises(InvalidRequestError, match=r"sampling\.stop"):
+        to_request(
+            pb.GenerateRequest(token_ids={"ids": [1]}, sampling={"stop": ["x"]}),
+            card=CARD,
+            tokenizer=load_tokenizer(str(tmp_path)),
+            limits=LIMITS,
+            now_s=0.0,
+        )

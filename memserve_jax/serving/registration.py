@@ -141,7 +141,7 @@ class Registration:
         try:
             await self._stub(target).Deregister(message, timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            _log.warning("scheduler %s: cannot deregister: %s", target, error.details())
+            _log.debug("scheduler %s: cannot deregister: %s", target, error.details())
 
     def _stub(self, target: str) -> ControlServiceStub:
         return ControlServiceStub(self._channels[target])  # pyright: ignore[reportArgumentType]

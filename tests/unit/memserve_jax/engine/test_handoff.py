@@ -247,3 +247,41 @@ def test_a_prompt_the_pool_cannot_hold_is_refused(pair_of):
     with pytest.raises(InvalidRequestError, match="64 blocks"):
         pair.prefill.submit_prefill(request, D0)
     assert pair.is_quiet
+
+
+@pytest.mark.parametrize("caching", [CachingMode.PD_CACHING_1, CachingMode.PD_CACHING_3])
+def test_chaos_leaks_nothing_and_changes_no_token(pair_of, caching):
+    pair = pair_of(caching)
+    rng = np.random.default_rng(1)
+    hogs = [
+        pair.decode_pool.alloc_mem(pair.decode_pool.num_hbm_blocks - 11),
+        pair.prefill_pool.alloc_mem(pair.prefill_pool.num_hbm_blocks - 20),
+    ]
+    sampling = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True)
+    shared = random_prompt(24, seed=9)
+    prompts, dropped = {}, set()
+    for i in range(24):
+        name = f"r{i}"
+        prompts[name] = shared[: 8 * rng.integers(0, 4)] + random_prompt(
+            int(rng.integers(1, 40)), seed=i
+        )
+        pair.ask(name, prompts[name], sampling, priority=int(rng.integers(0, 2)))
+        for _ in range(int(rng.integers(0, 6))):
+            pair.step()
+        if rng.random() < 0.3:
+            victim = f"r{rng.integers(max(0, i - 4), i + 1)}"
+            dropped.add(victim)
+            pair.decode.cancel(victim)
+            if rng.random() < 0.7:
+                pair.prefill.cancel(victim)
+        pair.channel.refuses = {"commit"} if rng.random() < 0.15 else set()
+    pair.channel.refuses = set()
+    pair.run(until=lambda: pair.is_idle)
+    for hog in hogs:
+        hog.close()
+    pair.run()
+    whole = [name for name in prompts if name not in dropped and not pair.answers[name].error]
+    assert len(whole) >= 10
+    assert pair.decode.counters.preemptions > 0
+    for name in whole:
+        assert pair.answers[name].token_ids == naive_greedy(tuple(prompts[name]), 16), name

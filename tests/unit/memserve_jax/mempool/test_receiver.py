@@ -128,11 +128,13 @@ def test_memory_is_served_first_come_first_served(door, pool):
     filler = [pool.alloc_mem(2) for _ in range(4)]
     assert door.reserve("big") is None
     assert door.reserve("small", PROMPT[:4], salt="s") is None
-    assert not door.reserve("rude", PROMPT[:2], may_wait=False).accepted
     filler.pop().close()
     assert woken
     pool.poll()
     assert door.last("big") is door.last("small") is None  # the first one wants 4
+    assert door.reserve("late", PROMPT[:2], salt="l") is None  # 2 are free: not for this one
+    assert not door.reserve("rude", PROMPT[:2], may_wait=False).accepted
+    pool.abort("late", "no more")
     filler.pop().close()
     pool.poll()
     assert door.last("big").accepted and door.last("small") is None

@@ -147,6 +147,20 @@ def test_a_cancelled_transfer_frees_both_ends(network):
         assert_clean(network)
 
 
+def test_an_answer_to_what_was_given_up_is_given_back(network):
+    """Even if the abort was lost: the receiver need not wait for its deadline."""
+    sender = network.pools["p0"]
+    transfer = start(network, private=b"x")
+    remote = sender.alloc_mem(1, on="d0", timeout_s=TIMEOUT_S)
+    sender.cancel(transfer, "given up")
+    remote.close()
+    assert [message.kind for message in network.messages] == ["reserve"] * 2 + ["abort"] * 2
+    del network.messages[2:]
+    network.run()
+    assert network.delivered.count("abort") == 2
+    assert_clean(network)
+
+
 def test_a_stale_epoch_is_refused(network):
     transfer = start(network, to_epoch=7)
     network.run()

@@ -1,5 +1,6 @@
 """Moves between tiers where it is tight: the right blocks go, with the right bytes."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -32,8 +33,8 @@ def test_host_keeps_what_was_used_last():
     cache(pool, OLD)
     cache(pool, NEW)
     pool.swap_out(4)  # OLD
-    with pool.match_whole(OLD):  # used last from now on
-        pool.alloc_mem(8).close()  # NEW must leave HBM, and HOST has better
+    pool.match_whole(OLD).close()  # used last from now on
+    pool.alloc_mem(8).close()  # NEW must leave HBM, and HOST has better
     assert tiers(pool, NEW) == []
     assert tiers(pool, OLD) == [Tier.HOST] * 4
     pool.check()
@@ -86,6 +87,25 @@ def test_blocks_swapped_in_after_their_prefix_was_deleted_stay_with_the_lease():
         np.testing.assert_array_equal(read_kv(pool, lease), kv_of(pool.layout, OLD))
         pool.check()
     assert pool.num_free == 8
+
+
+def test_a_block_joins_hbm_only_behind_its_prefix():
+    pool = make_pool(hbm_blocks=8, host_blocks=8)
+    kept, private = pool.alloc_mem(1, Tier.HOST), pool.alloc_mem(2, Tier.HOST)
+    pool._memory.host.put([at.block for at in kept.blocks], packed(pool, OLD[:2]))
+    pool._memory.host.put([at.block for at in private.blocks], packed(pool, OLD[:4]))
+    pool.insert(OLD[:2], kept)
+    assert pool.insert(OLD[:4], private) == 2
+    assert pool.swap_in(private) == 2  # its first block is its own; the index's stays in HOST
+    pool.check()
+    assert tiers(pool, OLD) == [Tier.HOST] * 2
+    kept.close()
+    private.close()
+    pool.check()
+
+
+def packed(pool, token_ids):
+    return jax.device_put(kv_of(pool.layout, token_ids), pool.packed_sharding)
 
 
 @pytest.mark.parametrize("host_blocks", [0, 2])

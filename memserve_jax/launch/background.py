@@ -64,6 +64,10 @@ class BackgroundCluster:
         """
         self._wait(self._cluster.quiesce(timeout_s))
 
+    def kill(self, name: InstanceId) -> None:
+        """Ends one instance as a crash would: for tests of what the others make of it."""
+        self._wait(self._cluster.kill(name))
+
     def check(self) -> None:
         """Asserts every invariant of scheduler, engines and pools, between two steps."""
         self._wait(self._check())

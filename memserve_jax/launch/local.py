@@ -119,6 +119,11 @@ class LocalCluster:
             for server in servers + servers:
                 await server.instance.quiesce()
 
+    async def kill(self, name: InstanceId) -> None:
+        """Ends one instance as a crash would: for tests of what the others make of it."""
+        self._fabric.unregister(name)
+        await self.instances.pop(name).kill()
+
     async def stop(self, grace_s: float = 0.0) -> None:
         """Takes no more requests, gives those there are `grace_s` to end, frees everything.
 

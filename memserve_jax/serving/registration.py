@@ -75,10 +75,14 @@ class Registration:
         """
         await asyncio.gather(*self._registered.values())
 
-    async def stop(self) -> None:
-        """Ends the heartbeats, deregisters where a scheduler answers, closes the channels."""
+    def forsake(self) -> None:
+        """Ends the heartbeats and says nothing."""
         for task in self._tasks:
             task.cancel()
+
+    async def stop(self) -> None:
+        """Ends the heartbeats, deregisters where a scheduler answers, closes the channels."""
+        self.forsake()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self._deregister(target) for target in self._channels))
         for channel in self._channels.values():

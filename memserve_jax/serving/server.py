@@ -104,6 +104,12 @@ class InstanceServer:
             raise TimeoutError(f"instance {name}: still has work after {timeout_s:g} s") from None
         self.drained.set()
 
+    async def kill(self) -> None:
+        """Ends as a crash would: nobody is told, calls break off. Memory is freed all the same."""
+        self._registration.forsake()
+        await self._server.stop(None)
+        await self._end()
+
     async def stop(self, grace_s: float = 0.0) -> None:
         """Deregisters, gives calls under way `grace_s` seconds, ends the engine, frees memory."""
         self.instance.draining = True
@@ -115,6 +121,9 @@ class InstanceServer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_S):
                     await self.instance.quiesce()
+        await self._end()
+
+    async def _end(self) -> None:
         await asyncio.to_thread(self.instance.loop.stop)
         await self._peers.close()
         self.instance.parts.pool.close()

@@ -325,7 +325,7 @@ class MemPool:
         self._memory.pages.warm_up(max_blocks, progress)
 
     def close(self) -> None:
-        """Fails what is under way and drops pages and host memory. No call may follow."""
+        """Fails what is under way, both ways, and gives it back. No call but `check` may follow."""
         self._sender.close()
         self._receiver.close()
 

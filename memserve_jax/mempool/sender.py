@@ -125,17 +125,19 @@ class Sender:
         """Fails what is past its deadline."""
         now_s = self._clock.now_s()
         for out in list(self._outgoing.values()):
-            if now_s >= out.transfer.deadline_s:
+            # A callback of one transfer may have cancelled another.
+            if now_s >= out.transfer.deadline_s and not out.transfer.is_ended:
                 reason = f"not done in {out.call.timeout_s} s"
                 self._fail(out, TransferFailedError(self._text(out, reason)))
         for lease in list(self._remote.values()):
-            if now_s >= lease.deadline_s:
+            if now_s >= lease.deadline_s and lease.phase is not RemotePhase.ENDED:
                 self._end_remote(lease, "out of time")
 
     def fail_departed(self) -> None:
         """Fails transfers and remote leases whose peer is known to be over."""
         for out in list(self._outgoing.values()):
-            if self._members.has_gone(out.transfer.to, out.call.receiver_epoch):
+            is_over = self._members.has_gone(out.transfer.to, out.call.receiver_epoch)
+            if is_over and not out.transfer.is_ended:
                 reason = f"{out.transfer.to} has gone"
                 self._fail(out, TransferFailedError(self._text(out, reason)))
         for lease in list(self._remote.values()):

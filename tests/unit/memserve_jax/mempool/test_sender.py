@@ -304,6 +304,15 @@ def test_a_transfer_that_fails_gives_the_blocks_it_was_to_use_back(network):
     assert_clean(network)
 
 
+def test_a_callback_may_cancel_another_transfer(network):
+    one, two = start(network), start(network)
+    one.on_done(lambda _: network.pools["p0"].cancel(two, "with the first"))
+    network.clock.advance(TIMEOUT_S)
+    network.run()
+    assert "with the first" in str(two.error)
+    assert_clean(network)
+
+
 def test_closing_a_pool_fails_what_is_under_way(network):
     transfer = start(network)
     remote = network.pools["p0"].alloc_mem(1, on="d0", timeout_s=1.0)

@@ -12,6 +12,7 @@ from memserve_jax.engine.engine import Engine
 from memserve_jax.launch.build import Progress
 from memserve_jax.launch.local import LocalCluster
 from memserve_jax.mempool.pool import MemPool
+from memserve_jax.serving.instance import Instance
 
 _T = TypeVar("_T")
 
@@ -45,6 +46,11 @@ class BackgroundCluster:
     def instance_targets(self) -> Mapping[InstanceId, str]:
         """HOST:PORT of each instance."""
         return {name: server.target for name, server in self._cluster.instances.items()}
+
+    @property
+    def instances(self) -> Mapping[InstanceId, Instance]:
+        """Each instance as its servicers see it."""
+        return {name: server.instance for name, server in self._cluster.instances.items()}
 
     @property
     def pools(self) -> Mapping[InstanceId, MemPool]:

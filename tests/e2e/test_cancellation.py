@@ -1,7 +1,9 @@
 """Requests that end before their time: hang-ups, deadlines, a prefill instance that goes."""
 
 import itertools
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -106,18 +108,22 @@ def test_a_prefill_instance_that_dies_midway_is_unavailable_and_frees_the_decode
     config = tiny_config(
         GOLDEN.path,
         "2p1d",
-        engine={"chunk_tokens": 16},
+        engine={"chunk_tokens": 32},
         scheduler={"heartbeat_timeout_s": 3.0},
     )
     with running(config) as served:
-        assert answer_is_right(served)  # what follows is compiled
-        prefill = served.client.route(token_ids=LONG).route.prefill_instance
-        stream = served.client.stream(token_ids=LONG, **ENDLESS)
-        with pytest.raises(ClientError) as caught:
-            for index, _ in enumerate(stream):
-                if index == 0:
-                    served.cluster.kill(InstanceId(prefill))
-                assert index < 5, "the decode instance had all it needed: nothing was tested"
+        victim = InstanceId(served.client.route(token_ids=LONG).route.prefill_instance)
+        prefiller, gate = served.cluster.instances[victim], threading.Event()
+        prefiller.loop.post(lambda: gate.wait(PATIENCE_S))  # it gets the request, and no further
+        with ThreadPoolExecutor(2) as pool:
+            answer = pool.submit(lambda: served.client.generate(token_ids=LONG, **ENDLESS))
+            while not prefiller.streams.num_open:
+                assert not answer.done(), answer.result()
+            death = pool.submit(served.cluster.kill, victim)
+            with pytest.raises(ClientError) as caught:
+                answer.result(PATIENCE_S)
+            gate.set()
+            death.result(PATIENCE_S)
         assert caught.value.code == "UNAVAILABLE"
         while len(served.client.status().instances) > 2:
             pass

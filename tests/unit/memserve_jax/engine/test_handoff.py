@@ -103,7 +103,12 @@ def test_nothing_is_transferred_when_the_first_token_ends_the_answer(pair_of, en
 
 
 @pytest.mark.parametrize(
-    ("prefill_tp", "decode_tp"), [(1, 2), (4, 1), pytest.param(2, 4, marks=pytest.mark.slow)]
+    ("prefill_tp", "decode_tp"),
+    [
+        (1, 2),
+        pytest.param(4, 1, marks=pytest.mark.slow),
+        pytest.param(2, 4, marks=pytest.mark.slow),
+    ],
 )
 def test_tensor_parallelism_may_differ(pair_of, prefill_tp, decode_tp):
     pair = pair_of(CachingMode.PD_CACHING_3, prefill_tp=prefill_tp, decode_tp=decode_tp)

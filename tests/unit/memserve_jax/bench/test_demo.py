@@ -56,7 +56,7 @@ def test_the_demo_fails_where_one_setting_answers_otherwise(scratch, monkeypatch
     monkeypatch.setattr(demo, "local_server", fake_server(odd_caching="pd_basic"))
     assert demo.main() == 1
     printed = " ".join(capsys.readouterr().out.split())
-    assert "1P1D: visitor-0 turn 0: greedy tokens differ from PD's" in printed
+    assert "1P1D: visitor-10 turn 0: greedy tokens differ from PD's" in printed
     assert json.loads((scratch / "out" / "demo.json").read_text())["problems"]
 
 

@@ -14,7 +14,7 @@ from memserve_jax.launch.solo import SoloInstance
 @click.option("--name", required=True, help="Its name in the cluster, such as c0.")
 @click.option(
     "--role",
-    type=click.Choice(list(Role)),
+    type=click.Choice([role.value for role in Role]),
     required=True,
     help="colocated; prefill and decode are not there yet as processes of their own.",
 )
@@ -29,14 +29,14 @@ from memserve_jax.launch.solo import SoloInstance
 @config_options
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", type=int, default=0, help="Port to listen on. [default: any free one]")
-def command(name: str, role: Role, schedulers: tuple[str, ...], **options: object) -> None:
+def command(name: str, role: str, schedulers: tuple[str, ...], **options: object) -> None:
     """Run one instance until SIGTERM or SIGINT, or until it is drained.
 
     Prints one line, ready instance=NAME grpc=HOST:PORT, once it is registered.
     """
     if Role(role) is not Role.COLOCATED:
         raise ConfigError(
-            f"--role: got {str(role)!r}, which is not there yet as a process of its own, "
+            f"--role: got {role!r}, which is not there yet as a process of its own, "
             "allowed: colocated (memserve serve --topology 1p1d runs both roles in one process)"
         )
     config = load_given(options)

@@ -116,14 +116,21 @@ def load_bundles(
     return bundles
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """How an instance's pool reaches others; none for one that sends nothing."""
+
+    channel: PeerChannel | None = None
+    transport: Transport | None = None
+
+
 def build_parts(
     recipe: Recipe,
     plan: InstancePlan,
     bundle: ModelBundle,
     *,
     num_sharing: int,
-    channel: PeerChannel | None = None,
-    transport: Transport | None = None,
+    links: Links = Links(),  # noqa: B008: it never changes
 ) -> EngineParts:
     """Returns the engine and the pool of one instance, not warmed up.
 
@@ -132,55 +139,39 @@ def build_parts(
       plan: Of the instance.
       bundle: The model on its mesh.
       num_sharing: Instances, this one included, whose pools on the same devices are not made yet.
-      channel: To other pools; None: this one sends nothing.
-      transport: To other meshes; None: this one sends nothing.
+      links: To other pools.
 
     Raises:
       ConfigError: no memory is left for a pool.
     """
-    config = recipe.config
-    layout = bundle.config.layout(config.mempool.block_size_tokens, bundle.dtype)
-    num_blocks = pool_blocks(recipe, layout, bundle, num_sharing=num_sharing)
-    epoch = time.time_ns() // 1_000  # a later life has a greater one
-    pool = MemPool(
+    identity = Identity(
         instance=plan.instance,
-        epoch=epoch,
-        layout=layout,
-        mesh=bundle.mesh,
-        hbm_blocks=num_blocks,
-        host_blocks=int(config.mempool.host_gb * 2**30) // layout.block_bytes,
-        channel=channel,
-        transport=transport,
-        clock=recipe.clock,
-        kernels=recipe.kernels,
+        epoch=time.time_ns() // 1_000,  # a later life has a greater one
+        role=plan.role,
+        caching=recipe.caching,
+        tp=plan.tp,
+        block_size_tokens=recipe.config.mempool.block_size_tokens,
     )
+    pool = _build_pool(recipe, identity, bundle, links, num_sharing=num_sharing)
     engine = Engine(
         instance=plan.instance,
         role=plan.role,
         caching=recipe.caching,
-        config=config.engine,
+        config=recipe.config.engine,
         bundle=bundle,
         pool=pool,
         card=recipe.card,
         tokenizer=recipe.tokenizer,
         clock=recipe.clock,
-        transfer_timeout_s=config.mempool.transfer_timeout_s,
+        transfer_timeout_s=recipe.config.mempool.transfer_timeout_s,
     )
     _log.info(
         "%s: KV capacity %d tokens (%d blocks of %d), context %d tokens",
         plan.instance,
-        num_blocks * layout.block_size_tokens,
-        num_blocks,
-        layout.block_size_tokens,
+        pool.num_hbm_blocks * identity.block_size_tokens,
+        pool.num_hbm_blocks,
+        identity.block_size_tokens,
         engine.max_context_tokens,
-    )
-    identity = Identity(
-        instance=plan.instance,
-        epoch=epoch,
-        role=plan.role,
-        caching=recipe.caching,
-        tp=plan.tp,
-        block_size_tokens=layout.block_size_tokens,
     )
     return EngineParts(
         identity=identity,
@@ -189,6 +180,24 @@ def build_parts(
         card=recipe.card,
         tokenizer=recipe.tokenizer,
         clock=recipe.clock,
+    )
+
+
+def _build_pool(
+    recipe: Recipe, identity: Identity, bundle: ModelBundle, links: Links, *, num_sharing: int
+) -> MemPool:
+    layout = bundle.config.layout(identity.block_size_tokens, bundle.dtype)
+    return MemPool(
+        instance=identity.instance,
+        epoch=identity.epoch,
+        layout=layout,
+        mesh=bundle.mesh,
+        hbm_blocks=pool_blocks(recipe, layout, bundle, num_sharing=num_sharing),
+        host_blocks=int(recipe.config.mempool.host_gb * 2**30) // layout.block_bytes,
+        channel=links.channel,
+        transport=links.transport,
+        clock=recipe.clock,
+        kernels=recipe.kernels,
     )
 
 

@@ -15,6 +15,7 @@ from memserve_jax.core.types import InstanceId, Role
 from memserve_jax.engine.engine import Engine
 from memserve_jax.engine.intake import context_limit
 from memserve_jax.launch.build import (
+    Links,
     Progress,
     Recipe,
     build_parts,
@@ -146,11 +147,12 @@ class LocalCluster:
         bundles = await asyncio.to_thread(load_bundles, recipe, self.plan.instances)
         for index, plan in enumerate(self.plan.instances):
             peers = Peers()
-            channel = transport = None
+            links = Links()
             if plan.role is not Role.COLOCATED:
-                channel = GrpcPeerChannel(peers, asyncio.get_running_loop())
                 transport = DevicePutTransport(self._fabric, recipe.clock)
                 self._transports.append(transport)
+                channel = GrpcPeerChannel(peers, asyncio.get_running_loop())
+                links = Links(channel=channel, transport=transport)
             waiting = self.plan.instances[index:]
             parts = await asyncio.to_thread(
                 build_parts,
@@ -158,8 +160,7 @@ class LocalCluster:
                 plan,
                 bundles[plan.devices],
                 num_sharing=sum(bool(set(plan.devices) & set(each.devices)) for each in waiting),
-                channel=channel,
-                transport=transport,
+                links=links,
             )
             self._fabric.register(plan.instance, parts.pool.packed_sharding, parts.pool.deliver)
             if recipe.config.engine.warm_up:

@@ -45,11 +45,6 @@ class ClusterPlan:
         """Devices the process needs: one more than the highest index in use."""
         return 1 + max(device for plan in self.instances for device in plan.devices)
 
-    def sharing(self, plan: InstancePlan) -> int:
-        """Instances whose mesh holds `plan`'s busiest device, itself included."""
-        uses = Counter(device for other in self.instances for device in other.devices)
-        return max(uses[device] for device in plan.devices)
-
 
 def plan_cluster(config: Config) -> ClusterPlan:
     """Returns the instances that `config` asks for.

@@ -1,0 +1,56 @@
+"""`memserve serve`: what it makes of its options, and what it says."""
+
+import asyncio
+import types
+from typing import Any
+
+import pytest
+
+from memserve_jax.cli import main, serve
+from memserve_jax.core.config import Config
+from memserve_jax.core.types import CachingMode
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """Runs no cluster: keeps the config of each one asked for."""
+    configs: list[Config] = []
+
+    async def launch(config: Config, **_: Any) -> types.SimpleNamespace:
+        configs.append(config)
+        return types.SimpleNamespace(target="127.0.0.1:77")
+
+    def run(start: Any, *, ready: Any) -> None:
+        ready(asyncio.run(start()))
+
+    monkeypatch.setattr(serve.LocalCluster, "launch", launch)
+    monkeypatch.setattr(serve, "run_until_signal", run)
+    return configs
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", *arguments])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_stdout_has_one_line(launched: list[Config], capsys: pytest.CaptureFixture[str]):
+    assert run() == 0
+    assert capsys.readouterr().out == "ready grpc=127.0.0.1:77\n"
+    assert launched == [Config()]
+
+
+def test_every_flag_reaches_the_config(launched: list[Config]):
+    flags = ["--model", "some/dir", "--topology", "1p1d", "--caching", "pd_caching_2"]
+    assert run(*flags, "--tp", "2", "--host", "0.0.0.0", "--port", "0") == 0
+    (config,) = launched
+    assert config.model.path == "some/dir"
+    assert (config.topology, config.caching) == ("1p1d", CachingMode.PD_CACHING_2)
+    assert (config.tp, config.host, config.port) == (2, "0.0.0.0", 0)
+
+
+def test_processes_are_not_there_yet(launched: list[Config], capsys: pytest.CaptureFixture[str]):
+    assert run("--processes") == 2
+    assert "--processes: not there yet" in capsys.readouterr().err
+    assert not launched

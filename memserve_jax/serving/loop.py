@@ -84,6 +84,11 @@ class EngineLoop:
         """Why the loop steps no more; None while it does."""
         return self._broken
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs commands."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()

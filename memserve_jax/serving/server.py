@@ -117,7 +117,7 @@ class InstanceServer:
         if self._health is not None:
             await self._health.shut_down()
         await self._server.stop(grace_s)
-        if self.instance.state is not State.DOWN:
+        if self.instance.loop.is_alive and self.instance.state is not State.DOWN:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SETTLE_S):
                     await self.instance.quiesce()

@@ -1,0 +1,55 @@
+"""An instance on the network: health, stop, and what a crash leaves unsaid."""
+
+import asyncio
+
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from memserve_jax.proto.server import open_channel
+from memserve_jax.serving.peers import Peers
+from memserve_jax.serving.server import InstanceServer
+from tests.helpers.fake_engine import FakePool, fake_parts
+from tests.helpers.served import ask, served
+
+
+def test_health_says_serving_for_both_services():
+    async def run() -> None:
+        async with served() as c, open_channel(c.server.target) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            for service in ("", "memserve.v1.GenerateService", "memserve.v1.InstanceService"):
+                answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    asyncio.run(run())
+
+
+def test_stop_cancels_what_is_under_way_and_closes_the_pool():
+    async def run() -> None:
+        async with served() as c:
+            call = c.generate.Generate(ask())
+            await c.wait_for(lambda: len(c.called("submit")) == 1)
+            await c.server.stop()
+            assert c.called("cancel") == ["r"]
+            assert c.pool.calls[-1] == ("close", None)
+            call.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_killed_instance_frees_its_memory():
+    async def run() -> None:
+        parts = fake_parts()
+        server = InstanceServer(parts, peers=Peers(), schedulers=[])
+        await server.start()
+        await server.kill()
+        assert isinstance(parts.pool, FakePool)
+        assert parts.pool.calls[-1] == ("close", None)
+
+    asyncio.run(run())
+
+
+def test_a_server_that_never_started_can_be_stopped():
+    async def run() -> None:
+        server = InstanceServer(fake_parts(), peers=Peers(), schedulers=[])
+        await asyncio.wait_for(server.stop(), 30)
+
+    asyncio.run(run())

@@ -1,7 +1,7 @@
 """`make demo`: the paper's four settings on the embedded model, measured and compared.
 
-Each setting is a `memserve serve` process, as a user would start it, on one emulated CPU device
-per instance. The greedy answers of all four must be the same, token for token.
+Each setting is a `memserve serve` process, as a user would start it, with four emulated CPU
+devices, one per instance. The greedy answers of all four must be the same, token for token.
 """
 
 import asyncio
@@ -40,6 +40,7 @@ SETTINGS = (
     Setting(name="1P1D+caching", topology="1p1d", caching="pd_caching_3"),
 )
 CONCURRENCY = 4
+NUM_CPU_DEVICES = 4
 ENGINE = (
     "--set", "engine.max_context_tokens=2048", "--set", "engine.max_running=4",
     "--set", "engine.chunk_tokens=64", "--set", "mempool.hbm_blocks=1024",
@@ -92,7 +93,9 @@ def _run_setting(
     log_path = OUT / f"demo-{setting.topology}-{setting.caching}.log"
     started_s = time.monotonic()
     with (
-        local_server(serve_command(arguments), log_path=log_path) as target,
+        local_server(
+            serve_command(arguments), log_path=log_path, num_cpu_devices=NUM_CPU_DEVICES
+        ) as target,
         Client(target) as client,
     ):
         ready_s = time.monotonic()

@@ -1,6 +1,7 @@
 """A `memserve serve` process of our own: started, waited for, and always ended."""
 
 import contextlib
+import os
 import pathlib
 import queue
 import signal
@@ -27,20 +28,28 @@ def serve_command(arguments: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def local_server(
-    command: Sequence[str], *, log_path: pathlib.Path, ready_timeout_s: float = 180.0
+    command: Sequence[str],
+    *,
+    log_path: pathlib.Path,
+    num_cpu_devices: int = 1,
+    ready_timeout_s: float = 180.0,
 ) -> Iterator[str]:
     """Runs a server and yields its HOST:PORT; ends it with SIGTERM on the way out.
 
     Args:
       command: What `serve_command` makes.
       log_path: Gets the server's stderr; replaced.
+      num_cpu_devices: CPU devices for jax to emulate at least, where it runs on the CPU.
       ready_timeout_s: How long it may take to serve.
 
     Raises:
       ServerFailedError: with the last lines of the log. The process is gone then.
     """
     with log_path.open("wb") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(num_cpu_devices)}
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        )
     try:
         yield _wait_until_ready(process, log_path, ready_timeout_s)
     finally:

@@ -10,7 +10,7 @@ LEAST_CHUNK_TOKENS = 16
 class Ladder:
     """Sizes a step is padded to. A size between two rungs takes the upper one."""
 
-    decode_rows: tuple[int, ...]  # B of a decode step
+    decode_rows: tuple[int, ...]  # B of a decode step; none where an engine only prefills
     mixed_tokens: tuple[int, ...]  # T of a step that also prefills
 
     def rows(self, num_rows: int) -> int:
@@ -25,10 +25,16 @@ class Ladder:
         return len(self.decode_rows) + len(self.mixed_tokens)
 
 
-def make_ladder(*, max_running: int, chunk_tokens: int) -> Ladder:
-    """Returns powers of two up to each limit, and the limits themselves."""
+def make_ladder(*, max_running: int, chunk_tokens: int, decodes: bool = True) -> Ladder:
+    """Returns powers of two up to each limit, and the limits themselves.
+
+    Args:
+      max_running: Rows of the largest decode step.
+      chunk_tokens: Tokens of the largest mixed step.
+      decodes: Whether there are decode steps; else single tokens take mixed ones too.
+    """
     return Ladder(
-        decode_rows=_doubling(1, max_running),
+        decode_rows=_doubling(1, max_running) if decodes else (),
         mixed_tokens=_doubling(min(LEAST_CHUNK_TOKENS, chunk_tokens), chunk_tokens),
     )
 

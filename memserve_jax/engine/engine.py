@@ -85,7 +85,11 @@ class Engine:
         rows = RowTable(
             num_rows=config.max_running, table_width=self._memory.blocks_for(limits.context_tokens)
         )
-        ladder = make_ladder(max_running=config.max_running, chunk_tokens=config.chunk_tokens)
+        ladder = make_ladder(
+            max_running=config.max_running,
+            chunk_tokens=config.chunk_tokens,
+            decodes=role is not Role.PREFILL,
+        )
         self._runner = Runner(bundle, pool, ladder=ladder, rows=rows, steps=steps)
         self._pipeline = Pipeline(self._runner, rows, clock)
         self._hand_offs = HandOffs(

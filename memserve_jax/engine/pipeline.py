@@ -98,7 +98,7 @@ class Pipeline:
                 left = sequence.num_prompt - sequence.num_computed
                 num_prompt_tokens += max(0, min(left, chunk.num_tokens))
         self.num_prompt_tokens += num_prompt_tokens
-        if all(chunk.num_tokens == 1 for chunk in chunks):
+        if self._runner.decodes and all(chunk.num_tokens == 1 for chunk in chunks):
             lines, result = list(range(len(rows))), self._runner.dispatch_decode(rows)
         else:
             tokens = [_new_token_ids(chunk) for chunk in chunks]

@@ -69,6 +69,11 @@ class Runner:
         """Step shapes compiled so far."""
         return self._steps.num_compiled
 
+    @property
+    def decodes(self) -> bool:
+        """Whether there are decode steps."""
+        return bool(self._ladder.decode_rows)
+
     def dispatch_decode(self, rows: Sequence[int]) -> Array:
         """Starts a step of single-token rows, as scheduled in the row table. For `read`."""
         return self._run(

@@ -25,9 +25,11 @@ from memserve_jax.launch.build import (
 )
 from memserve_jax.launch.devices import acquire_devices
 from memserve_jax.launch.topology import ClusterPlan, plan_cluster
+from memserve_jax.launch.warm_up import warm_up
 from memserve_jax.mempool.device_put import DevicePutTransport, LocalFabric
 from memserve_jax.mempool.pool import MemPool
 from memserve_jax.proto.server import address
+from memserve_jax.serving.engine_parts import EngineParts
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.pool_channel import GrpcPeerChannel
 from memserve_jax.serving.server import ANY_HOST, InstanceServer
@@ -145,6 +147,7 @@ class LocalCluster:
 
     async def _start_instances(self, recipe: Recipe, progress: Progress | None) -> None:
         bundles = await asyncio.to_thread(load_bundles, recipe, self.plan.instances)
+        built: list[tuple[EngineParts, Peers]] = []
         for index, plan in enumerate(self.plan.instances):
             peers = Peers()
             links = Links()
@@ -163,12 +166,14 @@ class LocalCluster:
                 links=links,
             )
             self._fabric.register(plan.instance, parts.pool.packed_sharding, parts.pool.deliver)
-            if recipe.config.engine.warm_up:
-                await asyncio.to_thread(parts.engine.warm_up, progress)
+            built.append((parts, peers))
+        if recipe.config.engine.warm_up:
+            await warm_up([parts for parts, _ in built], progress)
+        for parts, peers in built:
             server = InstanceServer(
                 parts, peers=peers, schedulers=[self._inner_target], host=LOOPBACK
             )
-            self.instances[plan.instance] = server
+            self.instances[parts.identity.instance] = server
             await server.start()
             self._leaving.append(asyncio.create_task(self._leave_when_drained(server)))
 

@@ -22,6 +22,7 @@ from memserve_jax.launch.build import (
 )
 from memserve_jax.launch.devices import acquire_devices
 from memserve_jax.launch.topology import plan_cluster
+from memserve_jax.launch.warm_up import warm_up
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.server import InstanceServer
 
@@ -77,7 +78,7 @@ class SoloInstance:
         bundle = bundles[instance.devices]
         parts = await asyncio.to_thread(build_parts, recipe, instance, bundle, num_sharing=1)
         if config.engine.warm_up:
-            await asyncio.to_thread(parts.engine.warm_up, progress)
+            await warm_up([parts], progress)
         server = InstanceServer(
             parts, peers=Peers(), schedulers=schedulers, host=config.host, port=config.port
         )

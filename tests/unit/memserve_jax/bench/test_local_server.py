@@ -68,3 +68,9 @@ def test_the_command_is_ours():
     assert command[1:] == [
         "-m", "memserve_jax.cli", "serve", "--port", "0", "--topology", "2c",
     ]  # fmt: skip
+
+
+def test_a_server_is_told_how_many_devices_to_emulate(tmp_path):
+    program = "import os; print('ready grpc=' + os.environ['JAX_NUM_CPU_DEVICES'], flush=True)"
+    with local_server(python(program), log_path=tmp_path / "log", num_cpu_devices=4) as target:
+        assert target == "4"

@@ -23,3 +23,9 @@ def test_every_size_has_a_rung_less_than_twice_as_large(max_running, chunk_token
     assert ladder.tokens(num_tokens) < 2 * num_tokens or ladder.tokens(num_tokens) == 16
     assert ladder.rows(max_running) == max_running
     assert ladder.tokens(chunk_tokens) == chunk_tokens
+
+
+def test_an_engine_that_only_prefills_has_no_decode_rungs():
+    ladder = make_ladder(max_running=8, chunk_tokens=32, decodes=False)
+    assert ladder.decode_rows == ()
+    assert len(ladder) == len(ladder.mixed_tokens) == 2

@@ -14,6 +14,8 @@ from tests.helpers.sequences import make_sequence
 class ScriptedRunner(Runner):
     """Samples 100, 101, ... one a step and line; notes what it was asked for."""
 
+    decodes = True
+
     def __init__(self, rows):
         self.rows, self.asked, self.num_steps = rows, [], 0
 
@@ -95,6 +97,15 @@ def test_a_prefill_alone_never_decodes():
     pipeline.exchange([Chunk(sequence, 5, True)])
     assert sequence.phase is Phase.PREFILLING
     assert not sequence.wants_step
+
+
+def test_without_decode_steps_single_tokens_take_mixed_ones():
+    pipeline, runner, _, _ = make_pipeline()
+    runner.decodes = False
+    sequence = on_row(0, duty=Duty.PREFILL)
+    sequence.num_computed = sequence.num_prompt - 1
+    pipeline.exchange([Chunk(sequence, 1, True)])
+    assert runner.asked == [("mixed", 1, {0: sequence.token_ids[-1:]})]
 
 
 def test_kv_that_arrived_goes_on_from_a_token_the_host_knows():

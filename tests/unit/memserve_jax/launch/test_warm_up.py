@@ -1,0 +1,58 @@
+"""After warm-up a cluster compiles nothing more, and prefill instances have no decode steps."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from memserve_jax.core.types import InstanceId
+from memserve_jax.launch.local import LocalCluster
+from memserve_jax.launch.warm_up import moves_kv
+from tests.helpers.cluster import tiny_config
+from tests.helpers.tiny import tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def test_all_instances_are_warmed_up_and_told_of(path: str):
+    told: list[tuple[int, int, str]] = []
+    config = tiny_config(path, "1p1d")
+    config = dataclasses.replace(
+        config, engine=dataclasses.replace(config.engine, warm_up=True, max_running=2)
+    )
+
+    async def run() -> None:
+        cluster = await LocalCluster.launch(
+            config, progress=lambda done, total, what: told.append((done, total, what))
+        )
+        try:
+            prefill, decode = (cluster.engines[InstanceId(name)] for name in ("p0", "d0"))
+            assert decode.counters.compiled_shapes - prefill.counters.compiled_shapes == 2
+            assert all(pool.counters.compiled_shapes > 0 for pool in cluster.pools.values())
+            assert all(moves_kv(each.instance.parts) for each in cluster.instances.values())
+        finally:
+            await cluster.stop()
+
+    asyncio.run(run())
+    assert told[-1][0] == told[-1][1] == len(told)
+    assert any("decode" in what for _, _, what in told)
+
+
+def test_a_colocated_instance_moves_kv_only_between_tiers(path: str):
+    async def run(host_gb: float) -> bool:
+        config = tiny_config(path)
+        config = dataclasses.replace(
+            config, mempool=dataclasses.replace(config.mempool, host_gb=host_gb)
+        )
+        cluster = await LocalCluster.launch(config)
+        try:
+            (server,) = cluster.instances.values()
+            return moves_kv(server.instance.parts)
+        finally:
+            await cluster.stop()
+
+    assert not asyncio.run(run(0.0))
+    assert asyncio.run(run(0.01))

@@ -21,7 +21,13 @@ from memserve_jax.proto.memserve_pb2_grpc import (
     add_ControlServiceServicer_to_server,
     add_GenerateServiceServicer_to_server,
 )
-from memserve_jax.proto.server import Health, add_standard_services, bind, make_server
+from memserve_jax.proto.server import (
+    Health,
+    add_standard_services,
+    bind,
+    check_address,
+    make_server,
+)
 from scheduler.control import Control
 from scheduler.front import FrontDoor
 from scheduler.policies import POLICIES
@@ -79,6 +85,7 @@ class SchedulerServer:
         Raises:
           ConfigError: the port is in use, or the host is not of this machine.
         """
+        check_address(self._config.host, self._config.port)
         server = make_server()
         add_GenerateServiceServicer_to_server(self._front, server)
         add_ControlServiceServicer_to_server(self._control, server)

@@ -124,13 +124,16 @@ class Links:
     transport: Transport | None = None
 
 
+NO_LINKS = Links()
+
+
 def build_parts(
     recipe: Recipe,
     plan: InstancePlan,
     bundle: ModelBundle,
     *,
     num_sharing: int,
-    links: Links = Links(),  # noqa: B008: it never changes
+    links: Links = NO_LINKS,
 ) -> EngineParts:
     """Returns the engine and the pool of one instance, not warmed up.
 

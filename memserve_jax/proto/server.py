@@ -102,7 +102,7 @@ def bind(server: grpc.aio.Server, host: str, port: int) -> int:
     Raises:
       ConfigError: the port is in use or may not be used, or the host is not of this machine.
     """
-    _probe(host, port)
+    check_address(host, port)
     try:
         return server.add_insecure_port(address(host, port))
     except RuntimeError as error:  # lost the port between the probe and now
@@ -114,8 +114,14 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _probe(host: str, port: int) -> None:
-    """Binds a plain socket and closes it: gRPC itself does not say why it cannot bind."""
+def check_address(host: str, port: int) -> None:
+    """Binds a plain socket and closes it: gRPC itself does not say why it cannot bind.
+
+    Called before a server is made, an error leaves no server behind.
+
+    Raises:
+      ConfigError: the port is in use or may not be used, or the host is not of this machine.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:

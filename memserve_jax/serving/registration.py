@@ -84,13 +84,14 @@ class Registration:
         """Ends the heartbeats, deregisters where a scheduler answers, closes the channels."""
         self.forsake()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(self._deregister(target) for target in self._channels))
-        for channel in self._channels.values():
-            await channel.close()
+        channels, self._channels = self._channels, {}
+        await asyncio.gather(
+            *(self._deregister(target, channel) for target, channel in channels.items())
+        )
 
     async def beat(self) -> None:
         """Sends every scheduler the state as it is now, without waiting for the next beat."""
-        for target in self._channels:
+        for target in list(self._channels):
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await self._heartbeat(target)
 
@@ -136,16 +137,17 @@ class Registration:
             self._live = live
             self._peers_changed(live)
 
-    async def _deregister(self, target: str) -> None:
+    async def _deregister(self, target: str, channel: grpc.aio.Channel) -> None:
         answered = self._registered.get(target)
-        if answered is None or not answered.done() or answered.exception() is not None:
-            return
         status = self._status()
         message = pb.DeregisterRequest(instance=status.instance, epoch=status.epoch)
         try:
-            await self._stub(target).Deregister(message, timeout=CALL_TIMEOUT_S)
+            if answered is not None and answered.done() and answered.exception() is None:
+                await ControlServiceStub(channel).Deregister(message, timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             _log.debug("scheduler %s: cannot deregister: %s", target, error.details())
+        finally:
+            await channel.close()
 
     def _stub(self, target: str) -> ControlServiceStub:
         return ControlServiceStub(self._channels[target])  # pyright: ignore[reportArgumentType]

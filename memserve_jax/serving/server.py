@@ -1,13 +1,21 @@
 """The gRPC server of one instance: from a built engine to a registered, serving instance."""
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Sequence
 
+import grpc.aio
+
 from memserve_jax.proto import memserve_pb2, memserve_pb2_grpc
-from memserve_jax.proto.server import Health, add_standard_services, address, bind, make_server
+from memserve_jax.proto.server import (
+    Health,
+    add_standard_services,
+    address,
+    bind,
+    check_address,
+    make_server,
+)
 from memserve_jax.serving.engine_parts import EngineParts, State
 from memserve_jax.serving.generate import GenerateServicer
 from memserve_jax.serving.instance import Instance
@@ -16,6 +24,7 @@ from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.registration import Registration
 
 SETTLE_S = 5.0  # what cancelled requests and copies under way get before the pool is closed
+LAST_WORDS_S = 1.0  # what the last messages get to reach their clients
 ANY_HOST = ("0.0.0.0", "::", "")
 
 _log = logging.getLogger(__name__)
@@ -45,8 +54,11 @@ class InstanceServer:
         Raises:
           ConfigError: the port is in use, or the host is not of this machine.
         """
-        self._server = make_server()
-        bound = bind(self._server, host, port)
+        check_address(host, port)
+        server = make_server()
+        bound = bind(server, host, port)
+        # Dropped at the end: a gRPC server must not outlive its asyncio loop, even as garbage.
+        self._server: grpc.aio.Server | None = server
         self._peers = peers
         self.instance = Instance(
             parts,
@@ -71,17 +83,19 @@ class InstanceServer:
 
     async def start(self) -> None:
         """Serves, and returns once every scheduler knows of it."""
+        server = self._server
+        assert server is not None, "started after its end"
         services = memserve_pb2.DESCRIPTOR.services_by_name
         names = [services[name].full_name for name in ("GenerateService", "InstanceService")]
-        self._health = await add_standard_services(self._server, names)
+        self._health = await add_standard_services(server, names)
         memserve_pb2_grpc.add_GenerateServiceServicer_to_server(
-            GenerateServicer(self.instance), self._server
+            GenerateServicer(self.instance), server
         )
         memserve_pb2_grpc.add_InstanceServiceServicer_to_server(
-            InstanceServicer(self.instance, drain=self.drain), self._server
+            InstanceServicer(self.instance, drain=self.drain), server
         )
         self.instance.loop.start()
-        await self._server.start()
+        await server.start()
         for name in names:
             await self._health.set(name, serving=True)
         self._registration.start()
@@ -107,23 +121,42 @@ class InstanceServer:
     async def kill(self) -> None:
         """Ends as a crash would: nobody is told, calls break off. Memory is freed all the same."""
         self._registration.forsake()
-        await self._server.stop(None)
+        if self._server is not None:
+            await self._server.stop(None)
         await self._end()
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        """Deregisters, gives calls under way `grace_s` seconds, ends the engine, frees memory."""
+        """Takes no more requests, gives those there are `grace_s` seconds, then ends them and all.
+
+        A second call meanwhile only shortens the grace.
+        """
         self.instance.draining = True
+        if grace_s > 0 and not await self._is_quiet_within(0.0):
+            await self._registration.beat()
+            await self._is_quiet_within(grace_s)
         await self._registration.stop()
         if self._health is not None:
             await self._health.shut_down()
-        await self._server.stop(grace_s)
-        if self.instance.loop.is_alive and self.instance.state is not State.DOWN:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SETTLE_S):
-                    await self.instance.quiesce()
+        if self._server is not None:
+            await self._server.stop(min(grace_s, LAST_WORDS_S))
+        await self._is_quiet_within(SETTLE_S)
         await self._end()
 
+    async def _is_quiet_within(self, timeout_s: float) -> bool:
+        """Waits until nothing is in flight, and returns whether that was so in time."""
+        if not self.instance.loop.is_alive or self.instance.state is State.DOWN:
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.instance.quiesce()
+        except TimeoutError:
+            return False
+        return True
+
     async def _end(self) -> None:
+        if self._server is None:
+            return
+        self._server = None
         await asyncio.to_thread(self.instance.loop.stop)
         await self._peers.close()
         self.instance.parts.pool.close()

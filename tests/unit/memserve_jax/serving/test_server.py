@@ -4,6 +4,8 @@ import asyncio
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from memserve_jax.core.types import FinishReason
+from memserve_jax.engine.events import Tokens, Usage
 from memserve_jax.proto.server import open_channel
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.server import InstanceServer
@@ -51,5 +53,45 @@ def test_a_server_that_never_started_can_be_stopped():
     async def run() -> None:
         server = InstanceServer(fake_parts(), peers=Peers(), schedulers=[])
         await asyncio.wait_for(server.stop(), 30)
+
+    asyncio.run(run())
+
+
+def test_stop_lets_what_is_under_way_finish():
+    async def run() -> None:
+        async with served() as c:
+            call = c.generate.Generate(ask())
+            await c.wait_for(lambda: len(c.called("submit")) == 1)
+            stopping = asyncio.create_task(c.server.stop(30.0))
+            await c.wait_for(lambda: c.server.instance.draining)
+            (request,) = c.called("submit")
+            end = Tokens(
+                request_id=request.request_id,  # type: ignore[attr-defined]
+                first_index=0,
+                token_ids=(7,),
+                text="a",
+                finish_reason=FinishReason.LENGTH,
+                usage=Usage(prompt_tokens=3, cached_tokens=0, completion_tokens=1),
+            )
+            await c.server.instance.run(lambda: c.engine.say([end]))
+            assert [list(message.token_ids) async for message in call] == [[7]]
+            await stopping
+            assert not c.called("cancel")
+
+    asyncio.run(run())
+
+
+def test_a_second_stop_shortens_the_grace_of_the_first():
+    async def run() -> None:
+        async with served() as c:
+            call = c.generate.Generate(ask())
+            await c.wait_for(lambda: len(c.called("submit")) == 1)
+            stopping = asyncio.create_task(c.server.stop(600.0))
+            await c.wait_for(lambda: c.server.instance.draining)
+            await c.server.stop()
+            await asyncio.wait_for(stopping, 30)
+            assert c.called("cancel") == ["r"]
+            assert [name for name, _ in c.pool.calls].count("close") == 1
+            call.cancel()
 
     asyncio.run(run())

@@ -88,30 +88,7 @@ def attend(
     turns = pl.cdiv(last_page - first_page, turn_pages)
 
     def for_pages(turn: Array, act: Callable[[Any], None]) -> None:
-        side = jax.lax.rem(turn, 2)
-        for place in range(turn_pages):
-            page = first_page + turn * turn_pages + place
-
-            @pl.when(page < last_page)
-            def _(page=page, place=place):
-                block = stream.block_tables[row, page]
-                where = pl.ds(place * page_size, page_size)
-                for pages, buffer in (
-                    (stream.k_pages, stream.k_buffer),
-                    (stream.v_pages, stream.v_buffer),
-                ):
-                    copy = pltpu.make_async_copy(
-                        pages.at[block], buffer.at[side, :, where], stream.arrivals.at[side]
-                    )
-                    act(copy)
-
-    precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
-
-    def product(left: Array, right: Array, contract: tuple[int, int]) -> Array:
-        dims = (((contract[0],), (contract[1],)), ((0,), (0,)))
-        return jax.lax.dot_general(
-            left, right, dims, precision=precision, preferred_element_type=jnp.float32
-        )
+        _for_copies(stream, row, (first_page + turn * turn_pages, last_page), turn, act)
 
     def one_turn(turn: Array, state: online_softmax.Running) -> online_softmax.Running:
         @pl.when(turn + 1 < turns)
@@ -123,13 +100,13 @@ def attend(
         k, v = stream.k_buffer[side], stream.v_buffer[side]  # K U H
         start = (first_page + turn * turn_pages) * page_size
         token = start + jax.lax.broadcasted_iota(jnp.int32, (1, q.shape[1], turn_tokens), 2)
-        logits = product(q, k, (2, 2)) * scale  # K X U
+        logits = _product(q, k, (2, 2)) * scale  # K X U
         state, weights = online_softmax.weigh(state, logits, visible(token))
 
         # What lies past the context, or was never copied, may be nan, and 0 * nan is nan.
         place = start + jax.lax.broadcasted_iota(jnp.int32, v.shape, 1)
         v = jnp.where(place < end, v.astype(jnp.float32), 0.0).astype(v.dtype)
-        seen = product(weights.astype(v.dtype), v, (2, 1))
+        seen = _product(weights.astype(v.dtype), v, (2, 1))
         return state._replace(weighted=state.weighted + seen)
 
     @pl.when(turns > 0)
@@ -137,3 +114,49 @@ def attend(
         for_pages(jnp.int32(0), lambda copy: copy.start())
 
     return online_softmax.finish(jax.lax.fori_loop(0, turns, one_turn, online_softmax.start(q)))
+
+
+def _for_copies(
+    stream: Stream,
+    row: Array,
+    pages: tuple[Array, Array],
+    turn: Array,
+    act: Callable[[Any], None],
+) -> None:
+    """Does `act` to the copy of each page of a turn, K and V.
+
+    Args:
+      stream: Where the pages are, and where they go.
+      row: Of the block tables.
+      pages: First page of the turn, and one past the last page that there is.
+      turn: Even turns fill one side of the buffers, odd ones the other.
+      act: Starts a copy, or waits for it.
+    """
+    first_page, last_page = pages
+    page_size = stream.k_pages.shape[2]
+    side = jax.lax.rem(turn, 2)
+    for place in range(stream.k_buffer.shape[2] // page_size):
+        page = first_page + place
+
+        @pl.when(page < last_page)
+        def _(page=page, place=place):
+            block = stream.block_tables[row, page]
+            where = pl.ds(place * page_size, page_size)
+            for source, buffer in (
+                (stream.k_pages, stream.k_buffer),
+                (stream.v_pages, stream.v_buffer),
+            ):
+                act(
+                    pltpu.make_async_copy(
+                        source.at[block], buffer.at[side, :, where], stream.arrivals.at[side]
+                    )
+                )
+
+
+def _product(left: Array, right: Array, contract: tuple[int, int]) -> Array:
+    """Returns the products of matrices `[K, ...]`, f32, over one axis of each."""
+    precision = jax.lax.Precision.HIGHEST if right.dtype == jnp.float32 else None
+    dims = (((contract[0],), (contract[1],)), ((0,), (0,)))
+    return jax.lax.dot_general(
+        left, right, dims, precision=precision, preferred_element_type=jnp.float32
+    )

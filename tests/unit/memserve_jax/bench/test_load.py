@@ -28,7 +28,7 @@ def test_a_closed_loop_plays_all_sessions_and_turns():
     assert len(result.records) == 15 and all(record.is_ok for record in result.records)
     assert servicer.most_in_flight <= 2
     assert len({request.request_id for request in servicer.requests}) == 15
-    assert result.loop_lag_s is not None and result.client_cpu > 0
+    assert result.client_cpu > 0
 
 
 def test_a_closed_loop_keeps_its_concurrency():

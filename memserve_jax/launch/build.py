@@ -24,6 +24,7 @@ from memserve_jax.mempool.control import PeerChannel
 from memserve_jax.mempool.pool import MemPool
 from memserve_jax.mempool.transport import Transport
 from memserve_jax.model.bundle import ModelBundle
+from memserve_jax.model.config import read_model_config
 from memserve_jax.model.loader import load_model
 from memserve_jax.parallel.mesh import make_mesh
 from memserve_jax.serving.engine_parts import EngineParts, Identity
@@ -72,6 +73,7 @@ def read_model_facts(config: Config) -> ModelFacts:
       CheckpointError: no such directory, or one that cannot be served.
     """
     path = config.model.path or embedded_model_path()
+    read_model_config(path)  # an architecture that is not served is named before all else
     return ModelFacts(path=path, card=load_card(path), tokenizer=load_tokenizer(path))
 
 

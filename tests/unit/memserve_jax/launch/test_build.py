@@ -131,3 +131,9 @@ def test_a_compile_cache_asked_for_is_made(tmp_path: pathlib.Path):
         assert folder.is_dir()
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_an_architecture_that_is_not_served_is_named(tmp_path: pathlib.Path):
+    (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
+    with pytest.raises(CheckpointError, match="GPT2LMHeadModel"):
+        read_model_facts(parse_config({"model": {"path": str(tmp_path)}}))

@@ -19,7 +19,8 @@ from memserve_jax.core.tokenizer import Tokenizer, load_tokenizer
 from memserve_jax.core.types import CachingMode
 from memserve_jax.engine.engine import Engine
 from memserve_jax.engine.intake import context_limit
-from memserve_jax.launch.topology import InstancePlan
+from memserve_jax.launch.devices import acquire_devices
+from memserve_jax.launch.topology import ClusterPlan, InstancePlan
 from memserve_jax.mempool.control import PeerChannel
 from memserve_jax.mempool.pool import MemPool
 from memserve_jax.mempool.transport import Transport
@@ -92,6 +93,24 @@ def use_compile_cache(config: Config) -> None:
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", COMPILE_SECONDS_WORTH_KEEPING)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def open_recipe(config: Config, plan: ClusterPlan, facts: ModelFacts, clock: Clock) -> Recipe:
+    """Returns what the instances of `plan` share. Starts jax: compile cache, devices.
+
+    Raises:
+      ConfigError: there are too few devices.
+    """
+    use_compile_cache(config)
+    return Recipe(
+        config=config,
+        caching=plan.caching,
+        path=facts.path,
+        card=facts.card,
+        tokenizer=facts.tokenizer,
+        clock=clock,
+        devices=acquire_devices(plan.num_devices),
+    )
 
 
 def load_bundles(

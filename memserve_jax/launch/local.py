@@ -20,10 +20,9 @@ from memserve_jax.launch.build import (
     Recipe,
     build_parts,
     load_bundles,
+    open_recipe,
     read_model_facts,
-    use_compile_cache,
 )
-from memserve_jax.launch.devices import acquire_devices
 from memserve_jax.launch.topology import ClusterPlan, plan_cluster
 from memserve_jax.launch.warm_up import warm_up
 from memserve_jax.mempool.device_put import DevicePutTransport, LocalFabric
@@ -52,7 +51,7 @@ class LocalCluster:
         self.instances: dict[InstanceId, InstanceServer] = {}
         self._fabric = LocalFabric()
         self._transports: list[DevicePutTransport] = []
-        self._leaving: list[asyncio.Task[None]] = []
+        self._leaving: list[tuple[asyncio.Task[None], InstanceServer]] = []
         self._stopping = False
 
     @classmethod
@@ -81,16 +80,7 @@ class LocalCluster:
         scheduler = SchedulerServer(config, facts.card, facts.tokenizer, clock)
         cluster = cls(plan, scheduler, host=config.host, port=await scheduler.start())
         try:
-            use_compile_cache(config)
-            recipe = Recipe(
-                config=config,
-                caching=plan.caching,
-                path=facts.path,
-                card=facts.card,
-                tokenizer=facts.tokenizer,
-                clock=clock,
-                devices=acquire_devices(plan.num_devices),
-            )
+            recipe = open_recipe(config, plan, facts, clock)
             await cluster._start_instances(recipe, progress)
         except BaseException:
             await cluster.stop()
@@ -136,9 +126,10 @@ class LocalCluster:
         if self._stopping:
             return
         self._stopping = True
-        for task in self._leaving:
-            task.cancel()
-        await asyncio.gather(*self._leaving, return_exceptions=True)
+        for task, server in self._leaving:
+            if not server.drained.is_set():  # one that has begun to leave ends by itself
+                task.cancel()
+        await asyncio.gather(*(task for task, _ in self._leaving), return_exceptions=True)
         await asyncio.gather(*(server.stop() for server in self.instances.values()))
         self.instances.clear()
         for transport in self._transports:
@@ -175,7 +166,8 @@ class LocalCluster:
             )
             self.instances[parts.identity.instance] = server
             await server.start()
-            self._leaving.append(asyncio.create_task(self._leave_when_drained(server)))
+            leaving = asyncio.create_task(self._leave_when_drained(server))
+            self._leaving.append((leaving, server))
 
     async def _leave_when_drained(self, server: InstanceServer) -> None:
         await server.drained.wait()

@@ -14,13 +14,11 @@ from memserve_jax.core.types import Role
 from memserve_jax.engine.intake import context_limit
 from memserve_jax.launch.build import (
     Progress,
-    Recipe,
     build_parts,
     load_bundles,
+    open_recipe,
     read_model_facts,
-    use_compile_cache,
 )
-from memserve_jax.launch.devices import acquire_devices
 from memserve_jax.launch.topology import plan_cluster
 from memserve_jax.launch.warm_up import warm_up
 from memserve_jax.serving.peers import Peers
@@ -63,16 +61,7 @@ class SoloInstance:
         facts = read_model_facts(config)
         context_limit(config.engine, facts.card)
         _log.info("config: %s", yaml.safe_dump(to_mapping(config), default_flow_style=True).strip())
-        use_compile_cache(config)
-        recipe = Recipe(
-            config=config,
-            caching=plan.caching,
-            path=facts.path,
-            card=facts.card,
-            tokenizer=facts.tokenizer,
-            clock=SystemClock(),
-            devices=acquire_devices(plan.num_devices),
-        )
+        recipe = open_recipe(config, plan, facts, SystemClock())
         bundles = await asyncio.to_thread(load_bundles, recipe, plan.instances)
         (instance,) = plan.instances
         bundle = bundles[instance.devices]

@@ -1,10 +1,9 @@
 """What a checkpoint's `config.json` says about its arithmetic. Quirks of families are fields."""
 
-import json
-import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from memserve_jax.core.checkpoint_files import checkpoint_dir, read_json
 from memserve_jax.core.errors import CheckpointError
 from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.model.rope_config import RopeConfig, parse_rope
@@ -94,21 +93,8 @@ def read_model_config(directory: str) -> ModelConfig:
       CheckpointError: no directory, no readable `config.json`, or what `parse_model_config`
         raises.
     """
-    path = pathlib.Path(directory)
-    if not path.is_dir():
-        raise CheckpointError(
-            f"{directory}: no such directory (a model is a local directory; nothing is downloaded)"
-        )
-    file = path / "config.json"
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: missing") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot read: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file}: got a {type(values).__name__}, allowed: an object")
-    return parse_model_config(values, source=str(file))
+    file = checkpoint_dir(directory) / "config.json"
+    return parse_model_config(read_json(file), source=str(file))
 
 
 def parse_model_config(values: Mapping[str, object], *, source: str = "config.json") -> ModelConfig:

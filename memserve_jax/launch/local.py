@@ -7,8 +7,6 @@ Everything speaks gRPC over loopback, as between machines; only KV takes the sho
 import asyncio
 import logging
 
-import yaml
-
 from memserve_jax.core.clock import Clock, SystemClock
 from memserve_jax.core.config import Config, to_mapping
 from memserve_jax.core.types import InstanceId, Role
@@ -76,7 +74,7 @@ class LocalCluster:
         plan = plan_cluster(config)
         facts = read_model_facts(config)
         context_limit(config.engine, facts.card)
-        _log.info("config: %s", yaml.safe_dump(to_mapping(config), default_flow_style=True).strip())
+        _log.info("config: %s", to_mapping(config))
         scheduler = SchedulerServer(config, facts.card, facts.tokenizer, clock)
         cluster = cls(plan, scheduler, host=config.host, port=await scheduler.start())
         try:

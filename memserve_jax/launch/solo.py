@@ -5,8 +5,6 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
-import yaml
-
 from memserve_jax.core.clock import SystemClock
 from memserve_jax.core.config import Config, InstanceSection, to_mapping
 from memserve_jax.core.errors import ConfigError
@@ -60,7 +58,7 @@ class SoloInstance:
         plan = plan_cluster(config)
         facts = read_model_facts(config)
         context_limit(config.engine, facts.card)
-        _log.info("config: %s", yaml.safe_dump(to_mapping(config), default_flow_style=True).strip())
+        _log.info("config: %s", to_mapping(config))
         recipe = open_recipe(config, plan, facts, SystemClock())
         bundles = await asyncio.to_thread(load_bundles, recipe, plan.instances)
         (instance,) = plan.instances

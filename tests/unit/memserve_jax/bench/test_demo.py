@@ -21,7 +21,8 @@ def fake_server(odd_caching=None):
     """Returns a stand-in for `local_server`; the setting `odd_caching` answers otherwise."""
 
     @contextlib.contextmanager
-    def server(command, *, log_path):
+    def server(command, *, log_path, num_cpu_devices):
+        assert num_cpu_devices == 4
         caching = command[command.index("--caching") + 1]
         topology = command[command.index("--topology") + 1]
         kind = OtherAnswers if caching == odd_caching else FakeGenerate
@@ -62,7 +63,7 @@ def test_the_demo_fails_where_one_setting_answers_otherwise(scratch, monkeypatch
 
 def test_the_demo_says_why_a_server_did_not_start(scratch, monkeypatch, capsys):
     @contextlib.contextmanager
-    def broken(command, *, log_path):
+    def broken(command, *, log_path, num_cpu_devices):
         raise ServerFailedError("memserve serve: ended before it was ready")
         yield
 
@@ -73,7 +74,7 @@ def test_the_demo_says_why_a_server_did_not_start(scratch, monkeypatch, capsys):
 
 def test_the_demo_says_that_a_server_went_away(scratch, monkeypatch, capsys):
     @contextlib.contextmanager
-    def without_control(command, *, log_path):
+    def without_control(command, *, log_path, num_cpu_devices):
         with served(FakeGenerate()) as target:
             yield target
 

@@ -29,6 +29,7 @@ _COLUMNS = (
     "KV sent",
     "KV received",
 )
+PIPED_WIDTH = 180  # characters a line, where no terminal says how many it has
 
 
 @click.command()
@@ -46,6 +47,8 @@ _COLUMNS = (
 def command(target: str, watch: bool, as_json: bool, interval: float) -> None:
     """Show instances, pools, hit rates and KV moved."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPED_WIDTH)
     with Client(target) as client:
         if not watch:
             reply = client.status()

@@ -173,6 +173,6 @@ class Client:
 
     def _error(self, error: Any) -> ClientError:
         code, details = error.code().name, error.details() or ""
-        if code == "UNAVAILABLE" and "failed to connect" in details:
+        if code == "UNAVAILABLE" and details.startswith("failed to connect"):
             details = f"cannot reach {self.target}: {details.rsplit(': ', 1)[-1]}"
         return ClientError(code, details)

@@ -98,6 +98,14 @@ def test_nobody_there():
         client.status()
 
 
+def test_somebody_behind_the_server_is_not_the_server(client, server):
+    text = "c0 is unavailable: failed to connect to all addresses; try again"
+    server.replies["Generate"] = (grpc.StatusCode.UNAVAILABLE, text)
+    with pytest.raises(ClientError) as failure:
+        client.generate("hello")
+    assert failure.value.message == text
+
+
 def test_a_stream_that_breaks_off(client, server):
     server.replies["Generate"] = list(ANSWER[:2])
     with pytest.raises(ClientError, match="DATA_LOSS: the stream broke off after 3 tokens"):

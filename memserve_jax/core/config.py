@@ -25,6 +25,7 @@ def _spell_caching(value: object) -> object:
     return ("on" if value else "off") if isinstance(value, bool) else value
 
 
+Transport = typing.Literal["device_put", "collective", "jax_transfer", "tcp"]
 _Caching = typing.Annotated[CachingMode | None, pydantic.BeforeValidator(_spell_caching)]
 
 
@@ -44,8 +45,17 @@ class MemPoolSection:
     hbm_blocks: int | None = Field(default=None, ge=1)  # None: from hbm_fraction
     hbm_fraction: float = Field(default=0.9, gt=0, le=1)  # of the memory weights leave free
     host_gb: float = Field(default=0.0, ge=0)  # 0: no HOST tier
+    disk_gb: float = Field(default=0.0, ge=0)  # 0: no DISK tier
+    disk_path: str | None = None  # the DISK tier's directory; an instance's own below it
     eviction: typing.Literal["lru"] = "lru"
     transfer_timeout_s: float = Field(default=30.0, gt=0)
+    transfer_mode: typing.Literal["auto", "by_layer", "by_request", "by_request_aggregated"] = (
+        "by_request_aggregated"
+    )
+    layer_groups: int = Field(default=4, ge=1)  # by_layer: parts a step is cut into
+    max_transfers: int = Field(default=64, ge=1)  # under way at once from one instance
+    transports: tuple[Transport, ...] | None = None  # allowed, best first; None: by platform
+    fetch: typing.Literal["cost", "always", "never"] = "never"  # from peers that hold more
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -90,20 +90,26 @@ class GenerateRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., session_id: _Optional[str] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., chat: _Optional[_Union[ChatMessages, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., cache_salt: _Optional[str] = ..., priority: _Optional[int] = ..., route: _Optional[_Union[RouteInfo, _Mapping]] = ...) -> None: ...
 
 class RouteInfo(_message.Message):
-    __slots__ = ("prefill_instance", "prefill_target", "decode_instance", "decode_target", "cached_tokens", "reason")
+    __slots__ = ("prefill_instance", "prefill_target", "decode_instance", "decode_target", "cached_tokens", "reason", "fetch_instance", "fetch_target", "fetch_tokens")
     PREFILL_INSTANCE_FIELD_NUMBER: _ClassVar[int]
     PREFILL_TARGET_FIELD_NUMBER: _ClassVar[int]
     DECODE_INSTANCE_FIELD_NUMBER: _ClassVar[int]
     DECODE_TARGET_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    FETCH_INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    FETCH_TARGET_FIELD_NUMBER: _ClassVar[int]
+    FETCH_TOKENS_FIELD_NUMBER: _ClassVar[int]
     prefill_instance: str
     prefill_target: str
     decode_instance: str
     decode_target: str
     cached_tokens: int
     reason: str
-    def __init__(self, prefill_instance: _Optional[str] = ..., prefill_target: _Optional[str] = ..., decode_instance: _Optional[str] = ..., decode_target: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    fetch_instance: str
+    fetch_target: str
+    fetch_tokens: int
+    def __init__(self, prefill_instance: _Optional[str] = ..., prefill_target: _Optional[str] = ..., decode_instance: _Optional[str] = ..., decode_target: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., reason: _Optional[str] = ..., fetch_instance: _Optional[str] = ..., fetch_target: _Optional[str] = ..., fetch_tokens: _Optional[int] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
     __slots__ = ("target", "route")
@@ -218,7 +224,7 @@ class PrefillDone(_message.Message):
     def __init__(self, kv_blocks_moved: _Optional[int] = ..., kv_bytes_moved: _Optional[int] = ...) -> None: ...
 
 class ReserveRequest(_message.Message):
-    __slots__ = ("transfer_id", "sender", "sender_epoch", "receiver_epoch", "cache_salt", "token_ids", "first_block", "num_blocks", "insert", "may_wait", "private", "extra_blocks", "timeout_s", "into")
+    __slots__ = ("transfer_id", "sender", "sender_epoch", "receiver_epoch", "cache_salt", "token_ids", "first_block", "num_blocks", "insert", "may_wait", "private", "extra_blocks", "timeout_s", "into", "tier")
     TRANSFER_ID_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     SENDER_EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +239,7 @@ class ReserveRequest(_message.Message):
     EXTRA_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     INTO_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
     transfer_id: str
     sender: str
     sender_epoch: int
@@ -247,23 +254,134 @@ class ReserveRequest(_message.Message):
     extra_blocks: int
     timeout_s: float
     into: str
-    def __init__(self, transfer_id: _Optional[str] = ..., sender: _Optional[str] = ..., sender_epoch: _Optional[int] = ..., receiver_epoch: _Optional[int] = ..., cache_salt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., first_block: _Optional[int] = ..., num_blocks: _Optional[int] = ..., insert: bool = ..., may_wait: bool = ..., private: _Optional[bytes] = ..., extra_blocks: _Optional[int] = ..., timeout_s: _Optional[float] = ..., into: _Optional[str] = ...) -> None: ...
+    tier: str
+    def __init__(self, transfer_id: _Optional[str] = ..., sender: _Optional[str] = ..., sender_epoch: _Optional[int] = ..., receiver_epoch: _Optional[int] = ..., cache_salt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., first_block: _Optional[int] = ..., num_blocks: _Optional[int] = ..., insert: bool = ..., may_wait: bool = ..., private: _Optional[bytes] = ..., extra_blocks: _Optional[int] = ..., timeout_s: _Optional[float] = ..., into: _Optional[str] = ..., tier: _Optional[str] = ...) -> None: ...
+
+class Endpoint(_message.Message):
+    __slots__ = ("transport", "address")
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    transport: str
+    address: str
+    def __init__(self, transport: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class ReserveReply(_message.Message):
-    __slots__ = ("accepted", "refused_because", "num_held_blocks", "tensor_parallelism", "receiver_epoch", "blocks")
+    __slots__ = ("accepted", "refused_because", "num_held_blocks", "tensor_parallelism", "receiver_epoch", "blocks", "endpoints", "ticket")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_BECAUSE_FIELD_NUMBER: _ClassVar[int]
     NUM_HELD_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     TENSOR_PARALLELISM_FIELD_NUMBER: _ClassVar[int]
     RECEIVER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
     refused_because: str
     num_held_blocks: int
     tensor_parallelism: int
     receiver_epoch: int
     blocks: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, accepted: bool = ..., refused_because: _Optional[str] = ..., num_held_blocks: _Optional[int] = ..., tensor_parallelism: _Optional[int] = ..., receiver_epoch: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ...) -> None: ...
+    endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
+    ticket: bytes
+    def __init__(self, accepted: bool = ..., refused_because: _Optional[str] = ..., num_held_blocks: _Optional[int] = ..., tensor_parallelism: _Optional[int] = ..., receiver_epoch: _Optional[int] = ..., blocks: _Optional[_Iterable[int]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., ticket: _Optional[bytes] = ...) -> None: ...
+
+class Part(_message.Message):
+    __slots__ = ("first_block", "num_blocks", "first_layer", "num_layers", "first_side", "num_sides")
+    FIRST_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
+    NUM_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SIDE_FIELD_NUMBER: _ClassVar[int]
+    NUM_SIDES_FIELD_NUMBER: _ClassVar[int]
+    first_block: int
+    num_blocks: int
+    first_layer: int
+    num_layers: int
+    first_side: int
+    num_sides: int
+    def __init__(self, first_block: _Optional[int] = ..., num_blocks: _Optional[int] = ..., first_layer: _Optional[int] = ..., num_layers: _Optional[int] = ..., first_side: _Optional[int] = ..., num_sides: _Optional[int] = ...) -> None: ...
+
+class AnnounceRequest(_message.Message):
+    __slots__ = ("transfer_id", "transport", "part", "address", "number", "detail")
+    TRANSFER_ID_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    transfer_id: str
+    transport: str
+    part: Part
+    address: str
+    number: int
+    detail: bytes
+    def __init__(self, transfer_id: _Optional[str] = ..., transport: _Optional[str] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., address: _Optional[str] = ..., number: _Optional[int] = ..., detail: _Optional[bytes] = ...) -> None: ...
+
+class AnnounceReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("requester", "requester_target", "requester_epoch", "owner_epoch", "token_ids", "cache_salt", "first_block", "timeout_s")
+    REQUESTER_FIELD_NUMBER: _ClassVar[int]
+    REQUESTER_TARGET_FIELD_NUMBER: _ClassVar[int]
+    REQUESTER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    OWNER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    requester: str
+    requester_target: str
+    requester_epoch: int
+    owner_epoch: int
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    cache_salt: str
+    first_block: int
+    timeout_s: float
+    def __init__(self, requester: _Optional[str] = ..., requester_target: _Optional[str] = ..., requester_epoch: _Optional[int] = ..., owner_epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ..., first_block: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class FetchReply(_message.Message):
+    __slots__ = ("num_blocks", "num_bytes")
+    NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    num_blocks: int
+    num_bytes: int
+    def __init__(self, num_blocks: _Optional[int] = ..., num_bytes: _Optional[int] = ...) -> None: ...
+
+class PinRequest(_message.Message):
+    __slots__ = ("token_ids", "cache_salt", "unpin")
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    UNPIN_FIELD_NUMBER: _ClassVar[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    cache_salt: str
+    unpin: bool
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., cache_salt: _Optional[str] = ..., unpin: bool = ...) -> None: ...
+
+class PinReply(_message.Message):
+    __slots__ = ("num_blocks",)
+    NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    num_blocks: int
+    def __init__(self, num_blocks: _Optional[int] = ...) -> None: ...
+
+class CheckRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CheckReply(_message.Message):
+    __slots__ = ("problem", "leased_blocks", "requests", "transfers", "reservations")
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    LEASED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    RESERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    problem: str
+    leased_blocks: int
+    requests: int
+    transfers: int
+    reservations: int
+    def __init__(self, problem: _Optional[str] = ..., leased_blocks: _Optional[int] = ..., requests: _Optional[int] = ..., transfers: _Optional[int] = ..., reservations: _Optional[int] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
     __slots__ = ("transfer_id",)
@@ -306,7 +424,7 @@ class TierStatus(_message.Message):
     def __init__(self, tier: _Optional[str] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., leased_blocks: _Optional[int] = ..., indexed_blocks: _Optional[int] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
-    __slots__ = ("instance", "epoch", "role", "state", "target", "model", "tensor_parallelism", "block_size_tokens", "caching", "tiers", "running", "waiting", "queued_prefill_tokens", "prefill_tokens_per_s", "max_context_tokens", "counters")
+    __slots__ = ("instance", "epoch", "role", "state", "target", "model", "tensor_parallelism", "block_size_tokens", "caching", "tiers", "running", "waiting", "queued_prefill_tokens", "prefill_tokens_per_s", "max_context_tokens", "counters", "transports")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -323,6 +441,7 @@ class InstanceStatus(_message.Message):
     PREFILL_TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
     instance: str
     epoch: int
     role: str
@@ -339,10 +458,23 @@ class InstanceStatus(_message.Message):
     prefill_tokens_per_s: float
     max_context_tokens: int
     counters: Counters
-    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., model: _Optional[str] = ..., tensor_parallelism: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., caching: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., max_context_tokens: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ...) -> None: ...
+    transports: _containers.RepeatedCompositeFieldContainer[TransportStatus]
+    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., model: _Optional[str] = ..., tensor_parallelism: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., caching: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., max_context_tokens: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., transports: _Optional[_Iterable[_Union[TransportStatus, _Mapping]]] = ...) -> None: ...
+
+class TransportStatus(_message.Message):
+    __slots__ = ("transport", "calls", "bytes", "seconds")
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    transport: str
+    calls: int
+    bytes: int
+    seconds: float
+    def __init__(self, transport: _Optional[str] = ..., calls: _Optional[int] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Counters(_message.Message):
-    __slots__ = ("requests", "prompt_tokens", "cached_tokens", "prefill_tokens_computed", "output_tokens", "kv_blocks_sent", "kv_bytes_sent", "kv_transfer_calls", "kv_blocks_received", "kv_send_backs", "kv_send_backs_dropped", "preemptions", "cancelled", "blocks_swapped_out", "blocks_swapped_in", "kv_transfer_s", "compiled_shapes")
+    __slots__ = ("requests", "prompt_tokens", "cached_tokens", "prefill_tokens_computed", "output_tokens", "kv_blocks_sent", "kv_bytes_sent", "kv_transfer_calls", "kv_blocks_received", "kv_send_backs", "kv_send_backs_dropped", "preemptions", "cancelled", "blocks_swapped_out", "blocks_swapped_in", "kv_transfer_s", "compiled_shapes", "kv_transfers_done", "kv_transfers_failed", "kv_reservations_refused", "kv_blocks_fetched", "kv_fetches_failed", "blocks_prefetched", "disk_blocks_written", "disk_blocks_read", "disk_blocks_refused", "kv_bytes_received")
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -360,6 +492,16 @@ class Counters(_message.Message):
     BLOCKS_SWAPPED_IN_FIELD_NUMBER: _ClassVar[int]
     KV_TRANSFER_S_FIELD_NUMBER: _ClassVar[int]
     COMPILED_SHAPES_FIELD_NUMBER: _ClassVar[int]
+    KV_TRANSFERS_DONE_FIELD_NUMBER: _ClassVar[int]
+    KV_TRANSFERS_FAILED_FIELD_NUMBER: _ClassVar[int]
+    KV_RESERVATIONS_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    KV_BLOCKS_FETCHED_FIELD_NUMBER: _ClassVar[int]
+    KV_FETCHES_FAILED_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_PREFETCHED_FIELD_NUMBER: _ClassVar[int]
+    DISK_BLOCKS_WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    DISK_BLOCKS_READ_FIELD_NUMBER: _ClassVar[int]
+    DISK_BLOCKS_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
     requests: int
     prompt_tokens: int
     cached_tokens: int
@@ -377,7 +519,17 @@ class Counters(_message.Message):
     blocks_swapped_in: int
     kv_transfer_s: float
     compiled_shapes: int
-    def __init__(self, requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., prefill_tokens_computed: _Optional[int] = ..., output_tokens: _Optional[int] = ..., kv_blocks_sent: _Optional[int] = ..., kv_bytes_sent: _Optional[int] = ..., kv_transfer_calls: _Optional[int] = ..., kv_blocks_received: _Optional[int] = ..., kv_send_backs: _Optional[int] = ..., kv_send_backs_dropped: _Optional[int] = ..., preemptions: _Optional[int] = ..., cancelled: _Optional[int] = ..., blocks_swapped_out: _Optional[int] = ..., blocks_swapped_in: _Optional[int] = ..., kv_transfer_s: _Optional[float] = ..., compiled_shapes: _Optional[int] = ...) -> None: ...
+    kv_transfers_done: int
+    kv_transfers_failed: int
+    kv_reservations_refused: int
+    kv_blocks_fetched: int
+    kv_fetches_failed: int
+    blocks_prefetched: int
+    disk_blocks_written: int
+    disk_blocks_read: int
+    disk_blocks_refused: int
+    kv_bytes_received: int
+    def __init__(self, requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., prefill_tokens_computed: _Optional[int] = ..., output_tokens: _Optional[int] = ..., kv_blocks_sent: _Optional[int] = ..., kv_bytes_sent: _Optional[int] = ..., kv_transfer_calls: _Optional[int] = ..., kv_blocks_received: _Optional[int] = ..., kv_send_backs: _Optional[int] = ..., kv_send_backs_dropped: _Optional[int] = ..., preemptions: _Optional[int] = ..., cancelled: _Optional[int] = ..., blocks_swapped_out: _Optional[int] = ..., blocks_swapped_in: _Optional[int] = ..., kv_transfer_s: _Optional[float] = ..., compiled_shapes: _Optional[int] = ..., kv_transfers_done: _Optional[int] = ..., kv_transfers_failed: _Optional[int] = ..., kv_reservations_refused: _Optional[int] = ..., kv_blocks_fetched: _Optional[int] = ..., kv_fetches_failed: _Optional[int] = ..., blocks_prefetched: _Optional[int] = ..., disk_blocks_written: _Optional[int] = ..., disk_blocks_read: _Optional[int] = ..., disk_blocks_refused: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ...) -> None: ...
 
 class QuiesceRequest(_message.Message):
     __slots__ = ()

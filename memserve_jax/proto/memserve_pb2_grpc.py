@@ -180,6 +180,26 @@ class InstanceServiceStub(object):
                 request_serializer=memserve__jax_dot_proto_dot_memserve__pb2.AbortRequest.SerializeToString,
                 response_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.AbortReply.FromString,
                 _registered_method=True)
+        self.Announce = channel.unary_unary(
+                '/memserve.v1.InstanceService/Announce',
+                request_serializer=memserve__jax_dot_proto_dot_memserve__pb2.AnnounceRequest.SerializeToString,
+                response_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.AnnounceReply.FromString,
+                _registered_method=True)
+        self.Fetch = channel.unary_unary(
+                '/memserve.v1.InstanceService/Fetch',
+                request_serializer=memserve__jax_dot_proto_dot_memserve__pb2.FetchRequest.SerializeToString,
+                response_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.FetchReply.FromString,
+                _registered_method=True)
+        self.Pin = channel.unary_unary(
+                '/memserve.v1.InstanceService/Pin',
+                request_serializer=memserve__jax_dot_proto_dot_memserve__pb2.PinRequest.SerializeToString,
+                response_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.PinReply.FromString,
+                _registered_method=True)
+        self.Check = channel.unary_unary(
+                '/memserve.v1.InstanceService/Check',
+                request_serializer=memserve__jax_dot_proto_dot_memserve__pb2.CheckRequest.SerializeToString,
+                response_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.CheckReply.FromString,
+                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/memserve.v1.InstanceService/Status',
                 request_serializer=memserve__jax_dot_proto_dot_memserve__pb2.StatusRequest.SerializeToString,
@@ -232,6 +252,35 @@ class InstanceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Announce(self, request, context):
+        """Bytes of a reservation can be had now: transports that pull, or that both ends must enter.
+        Answers once they have arrived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fetch(self, request, context):
+        """Asks the owner of historical KV to send it to the caller. Answers once it is visible there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pin(self, request, context):
+        """Keeps the held blocks of a prefix from eviction, or lets them go again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Check(self, request, context):
+        """Runs the checks of the pool's invariants, and says what is leased and under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -274,6 +323,26 @@ def add_InstanceServiceServicer_to_server(servicer, server):
                     servicer.Abort,
                     request_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.AbortRequest.FromString,
                     response_serializer=memserve__jax_dot_proto_dot_memserve__pb2.AbortReply.SerializeToString,
+            ),
+            'Announce': grpc.unary_unary_rpc_method_handler(
+                    servicer.Announce,
+                    request_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.AnnounceRequest.FromString,
+                    response_serializer=memserve__jax_dot_proto_dot_memserve__pb2.AnnounceReply.SerializeToString,
+            ),
+            'Fetch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.FetchRequest.FromString,
+                    response_serializer=memserve__jax_dot_proto_dot_memserve__pb2.FetchReply.SerializeToString,
+            ),
+            'Pin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.PinRequest.FromString,
+                    response_serializer=memserve__jax_dot_proto_dot_memserve__pb2.PinReply.SerializeToString,
+            ),
+            'Check': grpc.unary_unary_rpc_method_handler(
+                    servicer.Check,
+                    request_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.CheckRequest.FromString,
+                    response_serializer=memserve__jax_dot_proto_dot_memserve__pb2.CheckReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -401,6 +470,114 @@ class InstanceService(object):
             '/memserve.v1.InstanceService/Abort',
             memserve__jax_dot_proto_dot_memserve__pb2.AbortRequest.SerializeToString,
             memserve__jax_dot_proto_dot_memserve__pb2.AbortReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Announce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memserve.v1.InstanceService/Announce',
+            memserve__jax_dot_proto_dot_memserve__pb2.AnnounceRequest.SerializeToString,
+            memserve__jax_dot_proto_dot_memserve__pb2.AnnounceReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memserve.v1.InstanceService/Fetch',
+            memserve__jax_dot_proto_dot_memserve__pb2.FetchRequest.SerializeToString,
+            memserve__jax_dot_proto_dot_memserve__pb2.FetchReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memserve.v1.InstanceService/Pin',
+            memserve__jax_dot_proto_dot_memserve__pb2.PinRequest.SerializeToString,
+            memserve__jax_dot_proto_dot_memserve__pb2.PinReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Check(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memserve.v1.InstanceService/Check',
+            memserve__jax_dot_proto_dot_memserve__pb2.CheckRequest.SerializeToString,
+            memserve__jax_dot_proto_dot_memserve__pb2.CheckReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,6 +25,19 @@ class KVPages(NamedTuple):
         """S, tokens a page."""
         return self.k[0].shape[2]
 
+    def span(self, first_layer: int, num_layers: int) -> "KVPages":
+        """Returns the pages of some consecutive layers: the same arrays."""
+        stop = first_layer + num_layers
+        return KVPages(self.k[first_layer:stop], self.v[first_layer:stop])
+
+    def with_span(self, first_layer: int, pages: "KVPages") -> "KVPages":
+        """Returns these pages with those of the layers from `first_layer` on replaced."""
+        stop = first_layer + len(pages.k)
+        return KVPages(
+            self.k[:first_layer] + pages.k + self.k[stop:],
+            self.v[:first_layer] + pages.v + self.v[stop:],
+        )
+
 
 def check_packing(pages: KVPages, replication: int, layers: tuple[int, int] | None) -> None:
     """Checks what `kv_gather` and `kv_scatter` are asked to do.

@@ -49,6 +49,16 @@ class KVLayout:
         """Bytes one block takes over all devices of a mesh of `tp`, replicated heads included."""
         return self.block_bytes // self.num_kv_heads * self.heads_on(tp)
 
+    def layer_groups(self, num_groups: int) -> tuple[tuple[int, int], ...]:
+        """(first layer, layers) of each of `num_groups` groups, as equal as can be.
+
+        The larger ones come first; where there are fewer layers, every layer is a group.
+        """
+        num_groups = min(num_groups, self.num_layers)
+        least, num_larger = divmod(self.num_layers, num_groups)
+        sizes = [least + (group < num_larger) for group in range(num_groups)]
+        return tuple((sum(sizes[:group]), size) for group, size in enumerate(sizes))
+
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that `num_tokens` tokens need."""
         return -(-num_tokens // self.block_size_tokens)

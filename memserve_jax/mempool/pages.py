@@ -6,7 +6,7 @@ block is given to someone else right after.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -59,38 +59,98 @@ class PageStore:
         self.pages = make_pages(layout, mesh, num_blocks)
         self.packed_sharding = packed_sharding(mesh, layout.num_kv_heads)
         self._gather = _compile_gather(layout, mesh, kernels)
+        self._gather_side = _compile_gather_side(layout, mesh)
         self._scatter = _compile_scatter(layout, mesh, kernels)
-        self._compiled: set[tuple[str, int]] = set()
+        self._scatter_side = _compile_scatter_side(layout, mesh)
+        self._compiled: set[tuple[str, int, int, int]] = set()  # of what n, L, C
 
     @property
     def num_compiled(self) -> int:
         """Shapes compiled so far."""
         return len(self._compiled)
 
-    def gather(self, blocks: Sequence[BlockId]) -> Float[Array, "n L 2 K S H"]:
-        """Returns the KV of one or more blocks, packed; n is `bucket(len(blocks))`."""
+    def gather(
+        self,
+        blocks: Sequence[BlockId],
+        *,
+        first_layer: int = 0,
+        num_layers: int | None = None,
+        side: int | None = None,
+    ) -> Float[Array, "n L C K S H"]:
+        """Returns the KV of one or more blocks, packed; n is `bucket(len(blocks))`.
+
+        Only the pages of the layers asked for are read: the result waits for no other layer.
+
+        Args:
+          blocks: Whose KV.
+          first_layer: Of the layers packed.
+          num_layers: How many; None: all that follow.
+          side: 0 for the K of a single layer, 1 for its V; None: both sides.
+        """
         ids = np.zeros(bucket(len(blocks)), np.int32)  # padding reads page 0, for nobody
         ids[: len(blocks)] = blocks
-        self._compiled.add(("gather", len(ids)))
-        return self._gather(self.pages, ids)
+        num_layers = self.layout.num_layers - first_layer if num_layers is None else num_layers
+        if side is not None:
+            assert num_layers == 1, "a single side is packed layer by layer"
+            self._compiled.add(("gather", len(ids), 1, 1))
+            return self._gather_side(self.pages[side][first_layer], ids)
+        self._compiled.add(("gather", len(ids), num_layers, 2))
+        return self._gather(self.pages.span(first_layer, num_layers), ids)
 
-    def scatter(self, packed: Float[Array, "n L 2 K S H"], blocks: Sequence[BlockId]) -> None:
-        """Puts the first `len(blocks)` packed blocks into these pages, in place."""
+    def scatter(
+        self,
+        packed: Float[Array, "n L C K S H"],
+        blocks: Sequence[BlockId],
+        *,
+        first_layer: int = 0,
+        first_side: int = 0,
+    ) -> None:
+        """Puts the first `len(blocks)` packed blocks into these pages, in place.
+
+        Args:
+          packed: Of some consecutive layers, both sides; or of one side of one layer.
+          blocks: Where to.
+          first_layer: Of the layers packed.
+          first_side: 0, or 1 where `packed` holds V alone.
+        """
+        _, num_layers, num_sides = packed.shape[:3]
         ids = np.full(packed.shape[0], self.num_blocks, np.int32)  # padding is dropped
         ids[: len(blocks)] = blocks
-        self._compiled.add(("scatter", len(ids)))
-        self.pages = self._scatter(self.pages, packed, ids)
+        self._compiled.add(("scatter", len(ids), num_layers, num_sides))
+        if num_sides == 1:
+            assert num_layers == 1, "a single side is unpacked layer by layer"
+            sides = [self.pages.k[first_layer], self.pages.v[first_layer]]
+            sides[first_side] = self._scatter_side(sides[first_side], packed, ids)
+            part = KVPages((sides[0],), (sides[1],))
+        else:
+            part = self._scatter(self.pages.span(first_layer, num_layers), packed, ids)
+        self.pages = self.pages.with_span(first_layer, part)
 
     def warm_up(
-        self, max_blocks: int, progress: Callable[[int, int, str], None] | None = None
+        self,
+        max_blocks: int,
+        progress: Callable[[int, int, str], None] | None = None,
+        *,
+        spans: Collection[int] | None = None,
+        cells: bool = False,
     ) -> None:
-        """Compiles copies of up to `max_blocks` blocks. `progress(done, total, what)`."""
+        """Compiles copies of up to `max_blocks` blocks.
+
+        Args:
+          max_blocks: Of the largest copy.
+          progress: Called as `progress(done, total, what)`.
+          spans: How many layers copies are made of; None: all of them.
+          cells: Whether one side of one layer of one block is copied too.
+        """
         sizes = [1 << power for power in range(bucket(max_blocks).bit_length())]
-        for done, size in enumerate(sizes, start=1):
-            packed = self.gather([BlockId(0)] * size)
+        shapes = [(size, span) for span in spans or (self.layout.num_layers,) for size in sizes]
+        for done, (size, span) in enumerate(shapes, start=1):
+            packed = self.gather([BlockId(0)] * size, num_layers=span)
             self.scatter(packed, [])
             if progress is not None:
-                progress(done, len(sizes), f"copies of {size} blocks")
+                progress(done, len(shapes), f"copies of {size} blocks, {span} layers")
+        if cells:
+            self.scatter(self.gather([BlockId(0)], num_layers=1, side=0), [])
 
 
 # Cached: pools of one layout on one mesh, such as two lives of an instance, compile once.
@@ -118,6 +178,34 @@ def _compile_gather(
         return local(pages, blocks)[:, :, :, ::copies]
 
     return jax.jit(gather, out_shardings=packed_sharding(mesh, layout.num_kv_heads))
+
+
+@functools.cache
+def _compile_gather_side(layout: KVLayout, mesh: Mesh) -> Callable[[Array, np.ndarray], Array]:
+    copies = replication(layout.num_kv_heads, tensor_parallelism(mesh))
+
+    def gather(
+        page: Float[Array, "M _ S H"], blocks: Int32[Array, " n"]
+    ) -> Float[Array, "n 1 1 K S H"]:
+        return page.at[blocks].get(mode="clip")[:, None, None, ::copies]
+
+    return jax.jit(gather, out_shardings=packed_sharding(mesh, layout.num_kv_heads))
+
+
+@functools.cache
+def _compile_scatter_side(
+    layout: KVLayout, mesh: Mesh
+) -> Callable[[Array, Array, np.ndarray], Array]:
+    copies = replication(layout.num_kv_heads, tensor_parallelism(mesh))
+
+    def scatter(
+        page: Float[Array, "M _ S H"],
+        packed: Float[Array, "n 1 1 K S H"],
+        blocks: Int32[Array, " n"],
+    ) -> Float[Array, "M _ S H"]:
+        return page.at[blocks].set(jnp.repeat(packed[:, 0, 0], copies, axis=1), mode="drop")
+
+    return jax.jit(scatter, donate_argnums=0, out_shardings=page_sharding(mesh))
 
 
 @functools.cache

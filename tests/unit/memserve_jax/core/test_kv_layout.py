@@ -40,3 +40,16 @@ def test_laws(num_heads, tp, size, dtype, num_tokens):
     whole, needed = layout.whole_blocks(num_tokens), layout.blocks_for(num_tokens)
     assert whole * size <= num_tokens <= needed * size
     assert needed - whole == (num_tokens % size > 0)
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "groups"),
+    [
+        (1, ((0, 3),)),
+        (2, ((0, 2), (2, 1))),
+        (3, ((0, 1), (1, 1), (2, 1))),
+        (9, ((0, 1), (1, 1), (2, 1))),
+    ],
+)
+def test_layers_fall_into_groups_as_equal_as_can_be(num_groups, groups):
+    assert LAYOUT.layer_groups(num_groups) == groups

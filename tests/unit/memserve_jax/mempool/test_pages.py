@@ -62,6 +62,35 @@ def test_a_gathered_block_survives_its_reuse():
     np.testing.assert_array_equal(np.asarray(store.gather([1])), kv[1:])
 
 
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_layers_and_sides_are_copied_alone(tp):
+    store = PageStore(LAYOUT, mesh_of(tp), 7, None)
+    kv = blocks_of(3)
+    upper = jax.device_put(kv[:, 1:], store.packed_sharding)
+    store.scatter(upper, [2, 4, 6], first_layer=1)
+    for side in (0, 1):
+        cell = jax.device_put(kv[:1, :1, side : side + 1], store.packed_sharding)
+        store.scatter(cell, [2], first_side=side)
+    np.testing.assert_array_equal(np.asarray(store.gather([2])), kv[:1])
+    np.testing.assert_array_equal(np.asarray(store.gather([4, 6], first_layer=1)), kv[1:, 1:])
+    for side in (0, 1):
+        cell = store.gather([2], num_layers=1, side=side)
+        assert cell.sharding.is_equivalent_to(store.packed_sharding, 6)
+        np.testing.assert_array_equal(np.asarray(cell), kv[:1, :1, side : side + 1])
+    assert not np.asarray(store.gather([4, 6], num_layers=1)).any()
+
+
+def test_scatter_leaves_the_arrays_of_other_layers_alone():
+    store = PageStore(LAYOUT, mesh_of(1), 8, None)
+    before = store.pages
+    store.scatter(jax.device_put(blocks_of(1)[:, 1:], store.packed_sharding), [5], first_layer=1)
+    assert store.pages.k[0] is before.k[0]
+    assert before.k[1].is_deleted()
+    store.scatter(jax.device_put(blocks_of(1)[:, :1, 1:], store.packed_sharding), [5], first_side=1)
+    assert store.pages.k[0] is before.k[0]
+    assert before.v[0].is_deleted()
+
+
 def test_scatter_updates_the_pages_in_place():
     store = PageStore(LAYOUT, mesh_of(1), 64, None)
     packed = jax.device_put(blocks_of(1), store.packed_sharding)
@@ -77,5 +106,7 @@ def test_shapes_are_counted_and_two_stores_share_their_programs():
     assert store.num_compiled == 3
     store.warm_up(4)
     assert store.num_compiled == 6
+    store.warm_up(4, spans=(1, 2), cells=True)
+    assert store.num_compiled == 6 + 6 + 2
     twin = PageStore(LAYOUT, mesh_of(1), 8, None)
     assert twin._gather is store._gather

@@ -47,6 +47,8 @@ class MemPoolSection:
     host_gb: float = Field(default=0.0, ge=0)  # 0: no HOST tier
     disk_gb: float = Field(default=0.0, ge=0)  # 0: no DISK tier
     disk_path: str | None = None  # the DISK tier's directory; an instance's own below it
+    prefetch_timeout_s: float = Field(default=2.0, ge=0)  # a request waits so long for its hits
+    pin_fraction: float = Field(default=0.25, ge=0, le=1)  # of HBM blocks that pins may keep
     eviction: typing.Literal["lru"] = "lru"
     transfer_timeout_s: float = Field(default=30.0, gt=0)
     transfer_mode: typing.Literal["auto", "by_layer", "by_request", "by_request_aggregated"] = (

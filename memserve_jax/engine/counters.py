@@ -24,6 +24,17 @@ class Counters:
     blocks_swapped_in: int = 0
     kv_transfer_s: float = 0.0
     compiled_shapes: int = 0
+    kv_transfers_done: int = 0
+    kv_transfers_failed: int = 0
+    kv_reservations_refused: int = 0
+    kv_blocks_fetched: int = 0
+    kv_fetches_failed: int = 0
+    blocks_prefetched: int = 0
+    disk_blocks_written: int = 0
+    disk_blocks_read: int = 0
+    disk_blocks_refused: int = 0
+    kv_bytes_received: int = 0
+    disk_blocks_skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

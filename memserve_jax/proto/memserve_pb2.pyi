@@ -410,18 +410,20 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class TierStatus(_message.Message):
-    __slots__ = ("tier", "num_blocks", "free_blocks", "leased_blocks", "indexed_blocks")
+    __slots__ = ("tier", "num_blocks", "free_blocks", "leased_blocks", "indexed_blocks", "pinned_blocks")
     TIER_FIELD_NUMBER: _ClassVar[int]
     NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     LEASED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     INDEXED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    PINNED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     tier: str
     num_blocks: int
     free_blocks: int
     leased_blocks: int
     indexed_blocks: int
-    def __init__(self, tier: _Optional[str] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., leased_blocks: _Optional[int] = ..., indexed_blocks: _Optional[int] = ...) -> None: ...
+    pinned_blocks: int
+    def __init__(self, tier: _Optional[str] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., leased_blocks: _Optional[int] = ..., indexed_blocks: _Optional[int] = ..., pinned_blocks: _Optional[int] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
     __slots__ = ("instance", "epoch", "role", "state", "target", "model", "tensor_parallelism", "block_size_tokens", "caching", "tiers", "running", "waiting", "queued_prefill_tokens", "prefill_tokens_per_s", "max_context_tokens", "counters", "transports")
@@ -474,7 +476,7 @@ class TransportStatus(_message.Message):
     def __init__(self, transport: _Optional[str] = ..., calls: _Optional[int] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Counters(_message.Message):
-    __slots__ = ("requests", "prompt_tokens", "cached_tokens", "prefill_tokens_computed", "output_tokens", "kv_blocks_sent", "kv_bytes_sent", "kv_transfer_calls", "kv_blocks_received", "kv_send_backs", "kv_send_backs_dropped", "preemptions", "cancelled", "blocks_swapped_out", "blocks_swapped_in", "kv_transfer_s", "compiled_shapes", "kv_transfers_done", "kv_transfers_failed", "kv_reservations_refused", "kv_blocks_fetched", "kv_fetches_failed", "blocks_prefetched", "disk_blocks_written", "disk_blocks_read", "disk_blocks_refused", "kv_bytes_received")
+    __slots__ = ("requests", "prompt_tokens", "cached_tokens", "prefill_tokens_computed", "output_tokens", "kv_blocks_sent", "kv_bytes_sent", "kv_transfer_calls", "kv_blocks_received", "kv_send_backs", "kv_send_backs_dropped", "preemptions", "cancelled", "blocks_swapped_out", "blocks_swapped_in", "kv_transfer_s", "compiled_shapes", "kv_transfers_done", "kv_transfers_failed", "kv_reservations_refused", "kv_blocks_fetched", "kv_fetches_failed", "blocks_prefetched", "disk_blocks_written", "disk_blocks_read", "disk_blocks_refused", "kv_bytes_received", "disk_blocks_skipped")
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -502,6 +504,7 @@ class Counters(_message.Message):
     DISK_BLOCKS_READ_FIELD_NUMBER: _ClassVar[int]
     DISK_BLOCKS_REFUSED_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    DISK_BLOCKS_SKIPPED_FIELD_NUMBER: _ClassVar[int]
     requests: int
     prompt_tokens: int
     cached_tokens: int
@@ -529,7 +532,8 @@ class Counters(_message.Message):
     disk_blocks_read: int
     disk_blocks_refused: int
     kv_bytes_received: int
-    def __init__(self, requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., prefill_tokens_computed: _Optional[int] = ..., output_tokens: _Optional[int] = ..., kv_blocks_sent: _Optional[int] = ..., kv_bytes_sent: _Optional[int] = ..., kv_transfer_calls: _Optional[int] = ..., kv_blocks_received: _Optional[int] = ..., kv_send_backs: _Optional[int] = ..., kv_send_backs_dropped: _Optional[int] = ..., preemptions: _Optional[int] = ..., cancelled: _Optional[int] = ..., blocks_swapped_out: _Optional[int] = ..., blocks_swapped_in: _Optional[int] = ..., kv_transfer_s: _Optional[float] = ..., compiled_shapes: _Optional[int] = ..., kv_transfers_done: _Optional[int] = ..., kv_transfers_failed: _Optional[int] = ..., kv_reservations_refused: _Optional[int] = ..., kv_blocks_fetched: _Optional[int] = ..., kv_fetches_failed: _Optional[int] = ..., blocks_prefetched: _Optional[int] = ..., disk_blocks_written: _Optional[int] = ..., disk_blocks_read: _Optional[int] = ..., disk_blocks_refused: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ...) -> None: ...
+    disk_blocks_skipped: int
+    def __init__(self, requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., prefill_tokens_computed: _Optional[int] = ..., output_tokens: _Optional[int] = ..., kv_blocks_sent: _Optional[int] = ..., kv_bytes_sent: _Optional[int] = ..., kv_transfer_calls: _Optional[int] = ..., kv_blocks_received: _Optional[int] = ..., kv_send_backs: _Optional[int] = ..., kv_send_backs_dropped: _Optional[int] = ..., preemptions: _Optional[int] = ..., cancelled: _Optional[int] = ..., blocks_swapped_out: _Optional[int] = ..., blocks_swapped_in: _Optional[int] = ..., kv_transfer_s: _Optional[float] = ..., compiled_shapes: _Optional[int] = ..., kv_transfers_done: _Optional[int] = ..., kv_transfers_failed: _Optional[int] = ..., kv_reservations_refused: _Optional[int] = ..., kv_blocks_fetched: _Optional[int] = ..., kv_fetches_failed: _Optional[int] = ..., blocks_prefetched: _Optional[int] = ..., disk_blocks_written: _Optional[int] = ..., disk_blocks_read: _Optional[int] = ..., disk_blocks_refused: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., disk_blocks_skipped: _Optional[int] = ...) -> None: ...
 
 class QuiesceRequest(_message.Message):
     __slots__ = ()

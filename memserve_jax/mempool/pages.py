@@ -148,7 +148,8 @@ class PageStore:
             packed = self.gather([BlockId(0)] * size, num_layers=span)
             self.scatter(packed, [])
             if progress is not None:
-                progress(done, len(shapes), f"copies of {size} blocks, {span} layers")
+                layers = "" if span == self.layout.num_layers else f", {span} layers"
+                progress(done, len(shapes), f"copies of {size} blocks{layers}")
         if cells:
             self.scatter(self.gather([BlockId(0)], num_layers=1, side=0), [])
 

@@ -38,10 +38,10 @@ serve: setup  ## a local cluster on port 50051; ARGS="--topology 1p1d --model DI
 	$(BIN)/memserve serve $(ARGS)
 
 test: setup  ## the tests, less the slow ones
-	$(BIN)/python -m pytest -m "not slow and not device" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not device and not aot" $(ARGS)
 
 test-all: setup oracle  ## every test that needs no accelerator, and fresh goldens
-	$(BIN)/python -m pytest -m "not device" $(ARGS)
+	$(BIN)/python -m pytest -m "not device and not aot" $(ARGS)
 
 oracle: .venv-oracle/.ready  ## set up .venv-oracle: torch and transformers, for fresh goldens
 .venv-oracle/.ready:
@@ -50,8 +50,10 @@ oracle: .venv-oracle/.ready  ## set up .venv-oracle: torch and transformers, for
 smoke: setup  ## a selection of the tests on the other supported Python, if there is one
 	@.ci/smoke
 
-test-aot:  ## compile for accelerators that are not here
-	@echo "make test-aot: not there yet: comes with the kernels issue" >&2; exit 2
+test-aot: .venv-aot/.ready  ## compile for accelerators that are not here; ARGS="--aot-report FILE"
+	.venv-aot/bin/python -m pytest -m aot tests/aot $(ARGS)
+.venv-aot/.ready: pyproject.toml
+	$(call make_venv,-aot,$(PYTHON),-e '.[test,aot]')
 
 lint: setup  ## ruff, pyright, import contracts
 	$(BIN)/ruff check .

@@ -1,0 +1,69 @@
+"""Ahead-of-time compiles for accelerators that are not here: `make test-aot`.
+
+The environment is its own, `.venv-aot`. Every test of this folder is marked `aot`, which
+`make test` leaves out; where no compiler for accelerators is installed (`.venv`), nothing here is
+collected at all. What the tests compiled is printed as tables at the end; `--aot-report FILE`
+writes them as markdown too.
+"""
+
+import datetime
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+
+import jax
+import pytest
+
+from tests.helpers.aot import REPORT
+
+# Read by libtpu when it is loaded, which is when a topology is first asked for.
+os.environ |= {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else parallel processes abort on a lock file
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+COMPILERS = {"test_tpu_": "libtpu", "test_gpu_": "jax_cuda12_plugin"}
+
+collect_ignore_glob = [
+    f"{prefix}*.py" for prefix, module in COMPILERS.items() if not importlib.util.find_spec(module)
+]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_compile_cache():
+    """Compilers without devices write to the persistent cache and cannot read from it."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--aot-report", type=pathlib.Path, help="write what was compiled to FILE")
+
+
+def pytest_collection_modifyitems(items):
+    folder = pathlib.Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(folder):
+            item.add_marker(pytest.mark.aot)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for line in REPORT.lines():
+        terminalreporter.write_line(line)
+    path = config.getoption("--aot-report", default=None)
+    if path is not None:
+        heading = [f"# Compiled ahead of time, {datetime.date.today()}", "", _versions()]
+        path.write_text("\n".join([*heading, *REPORT.lines(), ""]))
+
+
+def _versions():
+    """Returns the versions of the compilers, in a sentence."""
+    names = ["jax", "jaxlib", "libtpu", "jax-cuda12-plugin"]
+    found = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    return f"On CPU, no accelerator at hand: {', '.join(found)}. Written by `make test-aot`."

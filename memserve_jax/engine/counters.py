@@ -35,6 +35,8 @@ class Counters:
     disk_blocks_refused: int = 0
     kv_bytes_received: int = 0
     disk_blocks_skipped: int = 0
+    kv_streams_aborted: int = 0
+    transfer_mode_switches: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

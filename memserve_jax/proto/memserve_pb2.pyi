@@ -426,7 +426,7 @@ class TierStatus(_message.Message):
     def __init__(self, tier: _Optional[str] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., leased_blocks: _Optional[int] = ..., indexed_blocks: _Optional[int] = ..., pinned_blocks: _Optional[int] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
-    __slots__ = ("instance", "epoch", "role", "state", "target", "model", "tensor_parallelism", "block_size_tokens", "caching", "tiers", "running", "waiting", "queued_prefill_tokens", "prefill_tokens_per_s", "max_context_tokens", "counters", "transports")
+    __slots__ = ("instance", "epoch", "role", "state", "target", "model", "tensor_parallelism", "block_size_tokens", "caching", "tiers", "running", "waiting", "queued_prefill_tokens", "prefill_tokens_per_s", "max_context_tokens", "counters", "transports", "transfer_mode")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -444,6 +444,7 @@ class InstanceStatus(_message.Message):
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_MODE_FIELD_NUMBER: _ClassVar[int]
     instance: str
     epoch: int
     role: str
@@ -461,7 +462,8 @@ class InstanceStatus(_message.Message):
     max_context_tokens: int
     counters: Counters
     transports: _containers.RepeatedCompositeFieldContainer[TransportStatus]
-    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., model: _Optional[str] = ..., tensor_parallelism: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., caching: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., max_context_tokens: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., transports: _Optional[_Iterable[_Union[TransportStatus, _Mapping]]] = ...) -> None: ...
+    transfer_mode: str
+    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., model: _Optional[str] = ..., tensor_parallelism: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., caching: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., max_context_tokens: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., transports: _Optional[_Iterable[_Union[TransportStatus, _Mapping]]] = ..., transfer_mode: _Optional[str] = ...) -> None: ...
 
 class TransportStatus(_message.Message):
     __slots__ = ("transport", "calls", "bytes", "seconds")
@@ -476,7 +478,7 @@ class TransportStatus(_message.Message):
     def __init__(self, transport: _Optional[str] = ..., calls: _Optional[int] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Counters(_message.Message):
-    __slots__ = ("requests", "prompt_tokens", "cached_tokens", "prefill_tokens_computed", "output_tokens", "kv_blocks_sent", "kv_bytes_sent", "kv_transfer_calls", "kv_blocks_received", "kv_send_backs", "kv_send_backs_dropped", "preemptions", "cancelled", "blocks_swapped_out", "blocks_swapped_in", "kv_transfer_s", "compiled_shapes", "kv_transfers_done", "kv_transfers_failed", "kv_reservations_refused", "kv_blocks_fetched", "kv_fetches_failed", "blocks_prefetched", "disk_blocks_written", "disk_blocks_read", "disk_blocks_refused", "kv_bytes_received", "disk_blocks_skipped")
+    __slots__ = ("requests", "prompt_tokens", "cached_tokens", "prefill_tokens_computed", "output_tokens", "kv_blocks_sent", "kv_bytes_sent", "kv_transfer_calls", "kv_blocks_received", "kv_send_backs", "kv_send_backs_dropped", "preemptions", "cancelled", "blocks_swapped_out", "blocks_swapped_in", "kv_transfer_s", "compiled_shapes", "kv_transfers_done", "kv_transfers_failed", "kv_reservations_refused", "kv_blocks_fetched", "kv_fetches_failed", "blocks_prefetched", "disk_blocks_written", "disk_blocks_read", "disk_blocks_refused", "kv_bytes_received", "disk_blocks_skipped", "kv_streams_aborted", "transfer_mode_switches")
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -505,6 +507,8 @@ class Counters(_message.Message):
     DISK_BLOCKS_REFUSED_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
     DISK_BLOCKS_SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    KV_STREAMS_ABORTED_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_MODE_SWITCHES_FIELD_NUMBER: _ClassVar[int]
     requests: int
     prompt_tokens: int
     cached_tokens: int
@@ -533,7 +537,9 @@ class Counters(_message.Message):
     disk_blocks_refused: int
     kv_bytes_received: int
     disk_blocks_skipped: int
-    def __init__(self, requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., prefill_tokens_computed: _Optional[int] = ..., output_tokens: _Optional[int] = ..., kv_blocks_sent: _Optional[int] = ..., kv_bytes_sent: _Optional[int] = ..., kv_transfer_calls: _Optional[int] = ..., kv_blocks_received: _Optional[int] = ..., kv_send_backs: _Optional[int] = ..., kv_send_backs_dropped: _Optional[int] = ..., preemptions: _Optional[int] = ..., cancelled: _Optional[int] = ..., blocks_swapped_out: _Optional[int] = ..., blocks_swapped_in: _Optional[int] = ..., kv_transfer_s: _Optional[float] = ..., compiled_shapes: _Optional[int] = ..., kv_transfers_done: _Optional[int] = ..., kv_transfers_failed: _Optional[int] = ..., kv_reservations_refused: _Optional[int] = ..., kv_blocks_fetched: _Optional[int] = ..., kv_fetches_failed: _Optional[int] = ..., blocks_prefetched: _Optional[int] = ..., disk_blocks_written: _Optional[int] = ..., disk_blocks_read: _Optional[int] = ..., disk_blocks_refused: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., disk_blocks_skipped: _Optional[int] = ...) -> None: ...
+    kv_streams_aborted: int
+    transfer_mode_switches: int
+    def __init__(self, requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., prefill_tokens_computed: _Optional[int] = ..., output_tokens: _Optional[int] = ..., kv_blocks_sent: _Optional[int] = ..., kv_bytes_sent: _Optional[int] = ..., kv_transfer_calls: _Optional[int] = ..., kv_blocks_received: _Optional[int] = ..., kv_send_backs: _Optional[int] = ..., kv_send_backs_dropped: _Optional[int] = ..., preemptions: _Optional[int] = ..., cancelled: _Optional[int] = ..., blocks_swapped_out: _Optional[int] = ..., blocks_swapped_in: _Optional[int] = ..., kv_transfer_s: _Optional[float] = ..., compiled_shapes: _Optional[int] = ..., kv_transfers_done: _Optional[int] = ..., kv_transfers_failed: _Optional[int] = ..., kv_reservations_refused: _Optional[int] = ..., kv_blocks_fetched: _Optional[int] = ..., kv_fetches_failed: _Optional[int] = ..., blocks_prefetched: _Optional[int] = ..., disk_blocks_written: _Optional[int] = ..., disk_blocks_read: _Optional[int] = ..., disk_blocks_refused: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., disk_blocks_skipped: _Optional[int] = ..., kv_streams_aborted: _Optional[int] = ..., transfer_mode_switches: _Optional[int] = ...) -> None: ...
 
 class QuiesceRequest(_message.Message):
     __slots__ = ()

@@ -1,10 +1,11 @@
 """`memserve instance`: one instance as a process, for a scheduler elsewhere."""
 
+import dataclasses
+
 import click
 
 from memserve_jax.cli.server_options import config_options, load_given, say, warm_up_progress
 from memserve_jax.core.config import Config
-from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.types import Role
 from memserve_jax.launch.process import run_until_signal
 from memserve_jax.launch.solo import SoloInstance
@@ -16,7 +17,7 @@ from memserve_jax.launch.solo import SoloInstance
     "--role",
     type=click.Choice([role.value for role in Role]),
     required=True,
-    help="colocated; prefill and decode are not there yet as processes of their own.",
+    help="What it does.",
 )
 @click.option(
     "--scheduler",
@@ -34,21 +35,20 @@ def command(name: str, role: str, schedulers: tuple[str, ...], **options: object
 
     Prints one line, ready instance=NAME grpc=HOST:PORT, once it is registered.
     """
-    if Role(role) is not Role.COLOCATED:
-        raise ConfigError(
-            f"--role: got {role!r}, which is not there yet as a process of its own, "
-            "allowed: colocated (memserve serve --topology 1p1d runs both roles in one process)"
-        )
     config = load_given(options)
+    if options["tp"] is not None:
+        config = dataclasses.replace(config, instances=())  # the flag goes before the file
     run_until_signal(
-        lambda: _launch(config, name, schedulers),
+        lambda: _launch(config, name, Role(role), schedulers),
         ready=lambda it: say(f"ready instance={name} grpc={it.target}"),
         ended=SoloInstance.drained,
     )
 
 
-async def _launch(config: Config, name: str, schedulers: tuple[str, ...]) -> SoloInstance:
+async def _launch(
+    config: Config, name: str, role: Role, schedulers: tuple[str, ...]
+) -> SoloInstance:
     with warm_up_progress() as progress:
         return await SoloInstance.launch(
-            config, name=name, schedulers=schedulers, progress=progress
+            config, name=name, role=role, schedulers=schedulers, progress=progress
         )

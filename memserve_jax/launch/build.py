@@ -20,10 +20,9 @@ from memserve_jax.core.types import CachingMode
 from memserve_jax.engine.engine import Engine
 from memserve_jax.engine.intake import context_limit
 from memserve_jax.launch.devices import acquire_devices
+from memserve_jax.launch.links import NO_LINKS, Links
 from memserve_jax.launch.topology import ClusterPlan, InstancePlan
-from memserve_jax.mempool.control import PeerChannel
 from memserve_jax.mempool.pool import MemPool
-from memserve_jax.mempool.transport import Transport
 from memserve_jax.model.bundle import ModelBundle
 from memserve_jax.model.config import read_model_config
 from memserve_jax.model.loader import load_model
@@ -135,17 +134,6 @@ def load_bundles(
             recipe.clock.now_s() - started_s,
         )
     return bundles
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Links:
-    """How an instance's pool reaches others; none for one that sends nothing."""
-
-    channel: PeerChannel | None = None
-    transport: Transport | None = None
-
-
-NO_LINKS = Links()
 
 
 def build_parts(

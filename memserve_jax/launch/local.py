@@ -13,7 +13,6 @@ from memserve_jax.core.types import InstanceId, Role
 from memserve_jax.engine.engine import Engine
 from memserve_jax.engine.intake import context_limit
 from memserve_jax.launch.build import (
-    Links,
     Progress,
     Recipe,
     build_parts,
@@ -21,14 +20,14 @@ from memserve_jax.launch.build import (
     open_recipe,
     read_model_facts,
 )
+from memserve_jax.launch.links import Links, make_links
 from memserve_jax.launch.topology import ClusterPlan, plan_cluster
 from memserve_jax.launch.warm_up import warm_up
-from memserve_jax.mempool.device_put import DevicePutTransport, LocalFabric
+from memserve_jax.mempool.device_put import LocalFabric
 from memserve_jax.mempool.pool import MemPool
 from memserve_jax.proto.server import address
 from memserve_jax.serving.engine_parts import EngineParts
 from memserve_jax.serving.peers import Peers
-from memserve_jax.serving.pool_channel import GrpcPeerChannel
 from memserve_jax.serving.server import ANY_HOST, InstanceServer
 from scheduler.server import SchedulerServer
 
@@ -48,7 +47,7 @@ class LocalCluster:
         self._inner_target = address(LOOPBACK if host in ANY_HOST else host, port)
         self.instances: dict[InstanceId, InstanceServer] = {}
         self._fabric = LocalFabric()
-        self._transports: list[DevicePutTransport] = []
+        self._links: list[Links] = []
         self._leaving: list[tuple[asyncio.Task[None], InstanceServer]] = []
         self._stopping = False
 
@@ -130,21 +129,17 @@ class LocalCluster:
         await asyncio.gather(*(task for task, _ in self._leaving), return_exceptions=True)
         await asyncio.gather(*(server.stop() for server in self.instances.values()))
         self.instances.clear()
-        for transport in self._transports:
-            transport.close()
-        self._transports.clear()
+        for links in self._links:
+            links.close()
+        self._links.clear()
 
     async def _start_instances(self, recipe: Recipe, progress: Progress | None) -> None:
         bundles = await asyncio.to_thread(load_bundles, recipe, self.plan.instances)
         built: list[tuple[EngineParts, Peers]] = []
         for index, plan in enumerate(self.plan.instances):
             peers = Peers()
-            links = Links()
-            if plan.role is not Role.COLOCATED:
-                transport = DevicePutTransport(self._fabric, recipe.clock)
-                self._transports.append(transport)
-                channel = GrpcPeerChannel(peers, asyncio.get_running_loop())
-                links = Links(channel=channel, transport=transport)
+            links = make_links(plan.role, peers, recipe.clock, fabric=self._fabric)
+            self._links.append(links)
             waiting = self.plan.instances[index:]
             parts = await asyncio.to_thread(
                 build_parts,

@@ -1,13 +1,11 @@
 """One instance as a process of its own, registered with schedulers elsewhere."""
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import Sequence
 
 from memserve_jax.core.clock import SystemClock
-from memserve_jax.core.config import Config, InstanceSection, to_mapping
-from memserve_jax.core.errors import ConfigError
+from memserve_jax.core.config import Config, to_mapping
 from memserve_jax.core.types import Role
 from memserve_jax.engine.intake import context_limit
 from memserve_jax.launch.build import (
@@ -17,8 +15,10 @@ from memserve_jax.launch.build import (
     open_recipe,
     read_model_facts,
 )
-from memserve_jax.launch.topology import plan_cluster
+from memserve_jax.launch.links import Links, make_links
+from memserve_jax.launch.topology import plan_instance
 from memserve_jax.launch.warm_up import warm_up
+from memserve_jax.proto.server import check_address
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.server import InstanceServer
 
@@ -28,9 +28,10 @@ _log = logging.getLogger(__name__)
 class SoloInstance:
     """An instance alone in its process. Lives in the asyncio loop."""
 
-    def __init__(self, server: InstanceServer):
+    def __init__(self, server: InstanceServer, links: Links):
         """For `launch` alone."""
         self._server = server
+        self._links = links
 
     @classmethod
     async def launch(
@@ -38,14 +39,17 @@ class SoloInstance:
         config: Config,
         *,
         name: str,
+        role: Role,
         schedulers: Sequence[str],
         progress: Progress | None = None,
     ) -> "SoloInstance":
-        """Returns a colocated instance that serves and is registered with every scheduler.
+        """Returns an instance that serves and is registered with every scheduler.
 
         Args:
-          config: `model`, `mempool`, `engine`, `tp`, `caching`, `host` and `port` are used.
+          config: `model`, `mempool`, `engine`, `tp`, `caching`, `host` and `port` are used; of
+            `instances` the one called `name`, if it is there.
           name: Of the instance.
+          role: What it does.
           schedulers: HOST:PORT of each.
           progress: Told of every shape that is compiled at warm-up.
 
@@ -53,23 +57,26 @@ class SoloInstance:
           ConfigError: a wrong value, too few devices, a port in use, a scheduler that refuses.
           CheckpointError: the model directory cannot be served.
         """
-        section = _section(name, config.tp)
-        config = dataclasses.replace(config, instances=(section,))
-        plan = plan_cluster(config)
+        plan = plan_instance(config, name=name, role=role)
         facts = read_model_facts(config)
         context_limit(config.engine, facts.card)
         _log.info("config: %s", to_mapping(config))
+        check_address(config.host, config.port)
         recipe = open_recipe(config, plan, facts, SystemClock())
         bundles = await asyncio.to_thread(load_bundles, recipe, plan.instances)
         (instance,) = plan.instances
+        peers = Peers()
+        links = make_links(role, peers, recipe.clock, fabric=None)
         bundle = bundles[instance.devices]
-        parts = await asyncio.to_thread(build_parts, recipe, instance, bundle, num_sharing=1)
+        parts = await asyncio.to_thread(
+            build_parts, recipe, instance, bundle, num_sharing=1, links=links
+        )
         if config.engine.warm_up:
             await warm_up([parts], progress)
         server = InstanceServer(
-            parts, peers=Peers(), schedulers=schedulers, host=config.host, port=config.port
+            parts, peers=peers, schedulers=schedulers, host=config.host, port=config.port
         )
-        solo = cls(server)
+        solo = cls(server, links)
         try:
             await server.start()
         except BaseException:
@@ -89,10 +96,4 @@ class SoloInstance:
     async def stop(self, grace_s: float) -> None:
         """Deregisters, gives requests `grace_s` to end, frees everything."""
         await self._server.stop(grace_s)
-
-
-def _section(name: str, tp: int) -> InstanceSection:
-    try:
-        return InstanceSection(instance=name, role=Role.COLOCATED, tp=tp)
-    except ValueError:  # pydantic's, whose text is many lines
-        raise ConfigError(f"--name: got {name!r}, allowed: 1 to 64 of A-Z a-z 0-9 . _ -") from None
+        await asyncio.to_thread(self._links.close)

@@ -60,6 +60,37 @@ def plan_cluster(config: Config) -> ClusterPlan:
     return ClusterPlan(instances=_place(sections), caching=caching)
 
 
+def plan_instance(config: Config, *, name: str, role: Role) -> ClusterPlan:
+    """Returns the plan of one instance alone in its process, on the process's first devices.
+
+    Where `config.instances` names it, its role must be the same, and its size is taken from
+    there; `devices` count for that alone: a process sees the devices that its environment says.
+
+    Raises:
+      ConfigError: a wrong name, another role, a caching mode that does not fit the role.
+    """
+    sections = {section.instance: section for section in config.instances}
+    section = sections.get(name)
+    if section is None:
+        try:
+            section = InstanceSection(instance=name, role=role, tp=config.tp)
+        except ValueError:  # pydantic's, whose text is many lines
+            raise ConfigError(
+                f"--name: got {name!r}, allowed: 1 to 64 of A-Z a-z 0-9 . _ -"
+            ) from None
+    if section.role is not role:
+        raise ConfigError(
+            f"--role: got {role.value!r}, but `instances` has {name} as {section.role.value!r}"
+        )
+    caching = resolve_caching(config.caching, disaggregated=role is not Role.COLOCATED)
+    (sized,) = _place([section])
+    devices = tuple(range(sized.tp))
+    return ClusterPlan(
+        instances=(InstancePlan(instance=sized.instance, role=role, devices=devices),),
+        caching=caching,
+    )
+
+
 def resolve_caching(caching: CachingMode | None, *, disaggregated: bool) -> CachingMode:
     """Returns the caching mode asked for, or the default of the topology.
 

@@ -1,21 +1,18 @@
 """The commands as a user runs them: real processes, real signals, exit codes."""
 
-import contextlib
 import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import pytest
 
 from memserve_jax.cli import main
 from memserve_jax.client import Client, ClientError
-from tests.helpers.cluster import PATIENCE_S
 from tests.helpers.goldens import load_golden
+from tests.helpers.processes import PATIENCE_S, ROOT, memserve
 
-ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = load_golden("llama3")
 SMALL = [  # what a process must be told so that it starts quickly
     "--model",
@@ -32,43 +29,6 @@ SMALL = [  # what a process must be told so that it starts quickly
     f"engine.compile_cache={ROOT / 'build' / 'jax_cache'}",
 ]
 GREEDY = {"max_tokens": 24, "temperature": 0.0, "ignore_eos": True, "timeout_s": PATIENCE_S}
-
-
-@dataclass
-class Process:
-    """A `memserve` process that has said its ready line."""
-
-    popen: "subprocess.Popen[str]"
-    line: str
-
-    @property
-    def target(self) -> str:
-        return self.line.rpartition("grpc=")[2]
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
-        """Sends a signal and returns exit code and what else stdout had."""
-        self.popen.send_signal(number)
-        rest, _ = self.popen.communicate(timeout=PATIENCE_S)
-        return self.popen.returncode, rest
-
-
-@contextlib.contextmanager
-def memserve(*arguments: str, log: pathlib.Path) -> Iterator[Process]:
-    """Runs `memserve` until it is ready; ends it hard where the test has not ended it."""
-    command = [sys.executable, "-m", "memserve_jax.cli", *arguments]
-    with log.open("w") as stderr:
-        popen = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True
-        )
-    assert popen.stdout is not None
-    try:
-        line = popen.stdout.readline().rstrip("\n")
-        assert line, log.read_text()
-        yield Process(popen, line)
-    finally:
-        popen.kill()
-        popen.wait()
-        popen.stdout.close()
 
 
 def refused(arguments: Sequence[str]) -> str:
@@ -157,8 +117,18 @@ def test_a_scheduler_outlives_its_instance(tmp_path: pathlib.Path):
         (["serve", "--port", "99999"], "port: got 99999"),
         (["serve", "--no-such-flag"], "--no-such-flag"),
         (
-            ["instance", "--name", "p0", "--role", "prefill", "--scheduler", "127.0.0.1:1"],
-            "--role: got 'prefill', which is not there yet",
+            [
+                "instance",
+                "--name",
+                "p0",
+                "--role",
+                "prefill",
+                "--caching",
+                "on",
+                "--scheduler",
+                "x:1",
+            ],
+            "caching: got 'on', allowed with prefill and decode instances",
         ),
         (
             ["instance", "--name", "a b", "--role", "colocated", "--scheduler", "127.0.0.1:1"],

@@ -1,12 +1,14 @@
 """`memserve instance`: roles, names, and what it says."""
 
 import asyncio
+import pathlib
 import types
 from typing import Any
 
 import pytest
 
 from memserve_jax.cli import instance, main
+from memserve_jax.core.types import Role
 
 
 @pytest.fixture
@@ -44,13 +46,22 @@ def test_a_colocated_instance_says_its_name_and_port(
     assert (told["config"].tp, told["config"].port) == (2, 0)
 
 
-@pytest.mark.parametrize("role", ["prefill", "decode"])
-def test_other_roles_are_not_there_yet(
-    launched: list[dict[str, Any]], role: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("role", list(Role), ids=str)
+def test_every_role(launched: list[dict[str, Any]], role: Role):
+    assert run("--name", "x", "--role", role.value, "--scheduler", "a:1") == 0
+    assert launched[0]["role"] is role
+
+
+def test_the_size_is_the_files_unless_the_flag_says_another(
+    launched: list[dict[str, Any]], tmp_path: pathlib.Path
 ):
-    assert run("--name", "x", "--role", role, "--scheduler", "a:1") == 2
-    assert f"--role: got '{role}', which is not there yet" in capsys.readouterr().err
-    assert not launched
+    file = tmp_path / "cluster.yaml"
+    file.write_text("instances: [{instance: p0, role: prefill, tp: 2}]")
+    asked = ["--name", "p0", "--role", "prefill", "--scheduler", "a:1", "--config", str(file)]
+    assert run(*asked) == 0
+    assert run(*asked, "--tp", "4") == 0
+    assert [len(told["config"].instances) for told in launched] == [1, 0]
+    assert launched[1]["config"].tp == 4
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from memserve_jax.core.clock import SystemClock
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.model_card import load_card
 from memserve_jax.core.tokenizer import load_tokenizer
+from memserve_jax.core.types import Role
 from memserve_jax.launch.solo import SoloInstance
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.memserve_pb2_grpc import ControlServiceStub
@@ -28,7 +29,9 @@ def test_it_registers_and_ends_when_drained(path: str):
         config = tiny_config(path)
         scheduler = SchedulerServer(config, load_card(path), load_tokenizer(path), SystemClock())
         target = f"127.0.0.1:{await scheduler.start()}"
-        solo = await SoloInstance.launch(config, name="c7", schedulers=[target])
+        solo = await SoloInstance.launch(
+            config, name="c7", role=Role.COLOCATED, schedulers=[target]
+        )
         async with open_channel(target) as channel:
             control = ControlServiceStub(channel)
             status = await control.ClusterStatus(pb.StatusRequest())
@@ -39,7 +42,9 @@ def test_it_registers_and_ends_when_drained(path: str):
                 config, mempool=dataclasses.replace(config.mempool, block_size_tokens=8)
             )
             with pytest.raises(ConfigError, match="block_size_tokens"):
-                await SoloInstance.launch(other, name="c8", schedulers=[target])
+                await SoloInstance.launch(
+                    other, name="c8", role=Role.COLOCATED, schedulers=[target]
+                )
             await control.Drain(pb.DrainRequest(instance="c7", timeout_s=30, force=True))
             async with asyncio.timeout(30):
                 await solo.drained()
@@ -47,9 +52,3 @@ def test_it_registers_and_ends_when_drained(path: str):
         await scheduler.stop(0.0)
 
     asyncio.run(run())
-
-
-@pytest.mark.parametrize("name", ["", "a b", "x" * 65])
-def test_a_name_that_cannot_be_is_refused(path: str, name: str):
-    with pytest.raises(ConfigError, match="--name: got"):
-        asyncio.run(SoloInstance.launch(tiny_config(path), name=name, schedulers=["127.0.0.1:1"]))

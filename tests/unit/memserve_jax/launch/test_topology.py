@@ -5,7 +5,7 @@ import pytest
 from memserve_jax.core.config import Config, parse_config
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.types import CachingMode, Role
-from memserve_jax.launch.topology import plan_cluster
+from memserve_jax.launch.topology import plan_cluster, plan_instance
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,37 @@ def test_a_device_may_be_repeated_where_tp_is_one():
 def test_impossible_instances_are_named(instances: list[dict[str, object]], message: str):
     with pytest.raises(ConfigError, match=message):
         plan_cluster(parse_config({"instances": instances}))
+
+
+def test_an_instance_alone_has_the_first_devices():
+    plan = plan_instance(Config(tp=2), name="d7", role=Role.DECODE)
+    (instance,) = plan.instances
+    assert (instance.instance, instance.role, instance.devices) == ("d7", Role.DECODE, (0, 1))
+    assert plan.caching is CachingMode.PD_CACHING_3
+    assert plan_instance(Config(), name="c", role=Role.COLOCATED).caching is CachingMode.ON
+
+
+def test_an_instance_that_the_file_names_is_as_the_file_says():
+    instances = [
+        {"instance": "p0", "role": "prefill", "devices": [4, 5]},
+        {"instance": "d0", "role": "decode", "tp": 4},
+    ]
+    config = parse_config({"instances": instances, "caching": "pd_basic", "tp": 8})
+    (prefill,) = plan_instance(config, name="p0", role=Role.PREFILL).instances
+    (decode,) = plan_instance(config, name="d0", role=Role.DECODE).instances
+    (other,) = plan_instance(config, name="d1", role=Role.DECODE).instances
+    assert (prefill.devices, decode.tp, other.tp) == ((0, 1), 4, 8)
+    with pytest.raises(ConfigError, match="--role: got 'decode', but `instances` has p0 as"):
+        plan_instance(config, name="p0", role=Role.DECODE)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x" * 65])
+def test_a_name_that_cannot_be_is_refused(name: str):
+    with pytest.raises(ConfigError, match="--name: got"):
+        plan_instance(Config(), name=name, role=Role.COLOCATED)
+
+
+@pytest.mark.parametrize(("role", "caching"), [(Role.PREFILL, "on"), (Role.COLOCATED, "pd_basic")])
+def test_the_caching_mode_of_an_instance_must_fit_its_role(role: Role, caching: str):
+    with pytest.raises(ConfigError, match=f"caching: got '{caching}', allowed with"):
+        plan_instance(parse_config({"caching": caching}), name="x", role=role)

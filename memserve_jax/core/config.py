@@ -55,9 +55,20 @@ class MemPoolSection:
         "by_request_aggregated"
     )
     layer_groups: int = Field(default=4, ge=1)  # by_layer: parts a step is cut into
+    auto_low_tokens: int = Field(default=512, ge=0)  # auto: with a queue up to this, by layer
+    auto_high_tokens: int = Field(default=2048, ge=0)  # and with a longer one than this, aggregated
     max_transfers: int = Field(default=64, ge=1)  # under way at once from one instance
     transports: tuple[Transport, ...] | None = None  # allowed, best first; None: by platform
     fetch: typing.Literal["cost", "always", "never"] = "never"  # from peers that hold more
+
+    @pydantic.model_validator(mode="after")
+    def _low_is_below_high(self) -> "MemPoolSection":
+        if self.auto_low_tokens > self.auto_high_tokens:
+            raise ConfigError(
+                f"mempool.auto_low_tokens: got {self.auto_low_tokens}, allowed: at most "
+                f"mempool.auto_high_tokens, {self.auto_high_tokens}"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -52,6 +52,14 @@ class CachingMode(enum.StrEnum):
         return self is CachingMode.PD_CACHING_3
 
 
+class TransferMode(enum.StrEnum):
+    """How a prompt's KV leaves the instance that computes it (paper section 5.2)."""
+
+    BY_LAYER = "by_layer"  # layers of a chunk as soon as they are computed: one call a group
+    BY_REQUEST = "by_request"  # after the prompt, each block of each layer by itself: 2L calls
+    BY_REQUEST_AGGREGATED = "by_request_aggregated"  # after the prompt, in one call
+
+
 class FinishReason(enum.StrEnum):
     """Why an answer ended."""
 

@@ -115,3 +115,9 @@ def test_bad_overrides(file, override, message):
 def test_an_absent_file():
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot read: No such file"):
         load_config("nowhere.yaml")
+
+
+def test_the_thresholds_of_the_automatic_mode_are_in_order():
+    with pytest.raises(ConfigError, match="auto_low_tokens: got 9, allowed: at most mempool"):
+        load_config(None, overrides=["mempool.auto_low_tokens=9", "mempool.auto_high_tokens=8"])
+    load_config(None, overrides=["mempool.auto_low_tokens=8", "mempool.auto_high_tokens=8"])

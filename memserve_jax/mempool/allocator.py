@@ -47,6 +47,10 @@ class BlockAllocator:
         """Whether some lease covers the block."""
         return block in self._leases
 
+    def leases_on(self, block: BlockId) -> int:
+        """How many leases cover the block."""
+        return self._leases.get(block, 0)
+
     def is_indexed(self, block: BlockId) -> bool:
         """Whether the index holds the block."""
         return block in self._indexed

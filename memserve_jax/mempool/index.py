@@ -20,13 +20,14 @@ from memserve_jax.mempool.lru import VictimHeap
 class Holding:
     """Where the KV of one prefix block lies; the value of a tree node."""
 
-    __slots__ = ("hbm", "host", "num_hbm_children", "stamp")
+    __slots__ = ("chain", "hbm", "host", "num_hbm_children", "stamp")
 
     def __init__(self) -> None:
         self.hbm: BlockId | None = None
         self.host: BlockId | None = None
         self.num_hbm_children = 0
         self.stamp = 0  # of the last access, in accesses to this index
+        self.chain: bytes | None = None  # the prefix's name on DISK, once that was asked for
 
     def block(self, tier: Tier) -> BlockId | None:
         """The block in `tier`."""
@@ -113,6 +114,31 @@ class PrefixIndex:
         self._allocators[tier].hold(taken)
         return Added(len(path) - num_known, kept[:num_kept])
 
+    def extend(
+        self, tier: Tier, salt: str, keys: Sequence[bytes], blocks: Sequence[BlockId]
+    ) -> int:
+        """Records that `blocks`, all leased, hold the KV of the last of `keys`.
+
+        Only behind a held prefix, in HBM only behind one in HBM. What a tier holds already stays
+        as it is.
+
+        Returns:
+          Positions recorded.
+        """
+        num_before = len(keys) - len(blocks)
+        known = self._tree.walk(salt, keys)
+        if len(known) < num_before:
+            return 0
+        if tier is Tier.HBM and any(node.value.hbm is None for node in known):
+            return 0
+        path = self._tree.extend(salt, keys, Holding)
+        self._touch(path)
+        new = list(blocks[len(known) - num_before :])
+        for node, block in zip(path[len(known) :], new, strict=True):
+            self._place(tier, node, block)
+        self._allocators[tier].hold(new)
+        return len(new)
+
     def put(self, tier: Tier, node: PrefixNode, block: BlockId) -> None:
         """Records that a leased block holds a node's KV too, where `tier` had none."""
         assert node.value.block(tier) is None, "a tier holds one block of a node"
@@ -159,17 +185,17 @@ class PrefixIndex:
             self._offer(Tier.HOST, parent)
         return num_blocks
 
-    def delete(self, salt: str, keys: Sequence[bytes]) -> int:
-        """Forgets what only the prompt `keys` and its continuations use.
+    def delete(self, salt: str, keys: Sequence[bytes], *, keep: int = 0) -> int:
+        """Forgets what only the prompt `keys` and its continuations use, after `keep` blocks.
 
         Returns:
           Blocks, of all tiers, that left the index.
         """
         path = self._tree.walk(salt, keys)
         num_blocks = 0
-        if path and len(path) == len(keys):
+        if len(path) > keep and len(path) == len(keys):
             num_blocks += self.remove(path.pop())
-        while path and not path[-1].children:
+        while len(path) > keep and not path[-1].children:
             num_blocks += self.remove(path.pop())
         return num_blocks
 

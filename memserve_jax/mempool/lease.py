@@ -216,6 +216,8 @@ def _by_tier(addresses: list[BlockAddress]) -> list[tuple[Tier, list[BlockId]]]:
     hbm = [address.block for address in addresses if address.tier is Tier.HBM]
     if len(hbm) == len(addresses):
         return [(Tier.HBM, hbm)] if hbm else []
-    host = [address.block for address in addresses if address.tier is Tier.HOST]
-    assert len(hbm) + len(host) == len(addresses), "a lease names a tier without an allocator"
-    return [(Tier.HBM, hbm), (Tier.HOST, host)]
+    found = [(Tier.HBM, hbm)]
+    for tier in (Tier.HOST, Tier.DISK):
+        found.append((tier, [address.block for address in addresses if address.tier is tier]))
+    assert sum(len(blocks) for _, blocks in found) == len(addresses), "a tier without a name"
+    return [(tier, blocks) for tier, blocks in found if blocks]

@@ -9,6 +9,7 @@ from memserve_jax.core.prompt_tree import block_keys
 from memserve_jax.core.types import InstanceId, Request, Role, Route
 from memserve_jax.proto import memserve_pb2 as pb
 from scheduler.cluster import Member, Traits
+from scheduler.fetch_source import fetch_source
 from scheduler.load_table import costs
 from scheduler.policies import Policy
 from scheduler.prompt_trees import reusable_tokens
@@ -25,6 +26,8 @@ class Plan:
     prefill: Traits
     decode: Traits
     keys: Sequence[bytes]  # of the prompt's whole blocks
+    fetch: Traits | None = None  # a peer that holds more than `prefill`
+    fetch_tokens: int = 0  # what it is believed to hold
 
     @property
     def work(self) -> PrefillWork:
@@ -33,7 +36,7 @@ class Plan:
 
     def to_message(self) -> pb.RouteInfo:
         """Returns the route for the wire."""
-        return pb.RouteInfo(
+        message = pb.RouteInfo(
             prefill_instance=self.prefill.instance,
             prefill_target=self.prefill.target,
             decode_instance=self.decode.instance,
@@ -41,6 +44,11 @@ class Plan:
             cached_tokens=self.route.cached_tokens,
             reason=self.route.reason,
         )
+        if self.fetch is not None:
+            message.fetch_instance = self.fetch.instance
+            message.fetch_target = self.fetch.target
+            message.fetch_tokens = self.fetch_tokens
+        return message
 
 
 class Router:
@@ -74,14 +82,18 @@ class Router:
         if block_size is None:
             raise NoInstanceError("no instance is registered; try again later")
         keys = block_keys(request.prompt_token_ids, block_size)
-        route = self._policy(request, self._view(request, keys, block_size))
+        view = self._view(request, keys, block_size)
+        route = self._policy(request, view)
         self._num_routed += 1
+        source = fetch_source(request, route, view, block_size)
         return Plan(
             request=request,
             route=route,
             prefill=self._state.cluster.member(route.prefill).traits,
             decode=self._state.cluster.member(route.decode).traits,
             keys=keys,
+            fetch=source and self._state.cluster.member(source.instance).traits,
+            fetch_tokens=source.num_tokens if source else 0,
         )
 
     def prefilled(self, plan: Plan) -> None:

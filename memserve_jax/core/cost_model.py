@@ -74,3 +74,35 @@ class CostModel:
             s_per_token=1 / tokens_per_s,
             s_per_token_pair=self.s_per_token_pair * stretch,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchOffer:
+    """A prefix that a peer holds beyond what the instance that prefills does."""
+
+    num_tokens: int  # of the prompt
+    num_held: int  # of them held here
+    num_offered: int  # held there, from position 0
+    num_bytes: int  # of the KV between the two
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchCost:
+    """The paper's eq. 2: fetch if exec(x, y') + transfer < exec(x, y)."""
+
+    prefill: CostModel
+    fixed_s: float = 5e-3  # a reservation, a round trip, a commit
+    bytes_per_s: float = 1e9
+
+    def predicted_s(self, offer: FetchOffer) -> float:
+        """Seconds until the fetched KV is usable."""
+        return self.fixed_s + offer.num_bytes / self.bytes_per_s
+
+    def saved_s(self, offer: FetchOffer) -> float:
+        """Seconds of prefill that fetching spares, before what it costs."""
+        cold = self.prefill.prefill_s(offer.num_tokens, offer.num_held)
+        return cold - self.prefill.prefill_s(offer.num_tokens, offer.num_offered)
+
+    def pays(self, offer: FetchOffer) -> bool:
+        """Whether fetching is quicker than computing."""
+        return self.predicted_s(offer) < self.saved_s(offer)

@@ -164,3 +164,19 @@ def test_a_plan_carries_what_the_wire_needs():
     assert (message.prefill_instance, message.prefill_target) == ("p0", "h:1")
     assert (message.decode_instance, message.decode_target) == ("d0", "h:2")
     assert message.reason == "ttft" and plan.work.new_tokens == 1 and not plan.keys
+
+
+def test_a_route_names_the_peer_that_holds_more():
+    world = World(
+        make_status("p0", role="prefill", caching="pd_caching_2"),
+        make_status("d0", role="decode", caching="pd_caching_2"),
+    )
+    plan = world.router.plan(make_request(PROMPT))
+    assert plan.to_message().fetch_instance == ""
+    world.router.prefilled(plan)
+    world.router.arrived(plan)
+    world.router.finished(plan, OUTPUT)
+    again = world.router.plan(make_request(PROMPT + OUTPUT)).to_message()
+    assert (again.prefill_instance, again.cached_tokens) == ("p0", 32)
+    assert (again.fetch_instance, again.fetch_tokens) == ("d0", 64)
+    assert again.fetch_target == world.cluster.member(InstanceId("d0")).traits.target

@@ -1,10 +1,12 @@
 """The cost of a prefill: whole numbers of work, seconds linear in them."""
 
+import dataclasses
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from memserve_jax.core.cost_model import CostModel, PrefillWork
+from memserve_jax.core.cost_model import CostModel, FetchCost, FetchOffer, PrefillWork
 
 COST = CostModel(fixed_s=1e-3, s_per_token=1e-4, s_per_token_pair=1e-8)
 
@@ -49,3 +51,16 @@ def test_a_measured_rate_gives_the_cost_of_a_token_and_keeps_the_shares():
     assert fast.s_per_token_pair == pytest.approx(1e-9)
     nothing = CostModel(fixed_s=1.0, s_per_token=0.0, s_per_token_pair=0.0)
     assert nothing.at_rate(10.0).prefill_s(20, 0) == pytest.approx(3.0)
+
+
+def test_fetching_pays_where_it_is_quicker_than_computing():
+    cost = FetchCost(
+        prefill=CostModel(fixed_s=0.0, s_per_token=1e-3, s_per_token_pair=0.0),
+        fixed_s=0.01,
+        bytes_per_s=1e6,
+    )
+    offer = FetchOffer(num_tokens=100, num_held=16, num_offered=96, num_bytes=60_000)
+    assert cost.predicted_s(offer) == pytest.approx(0.07)
+    assert cost.saved_s(offer) == pytest.approx(0.08)
+    assert cost.pays(offer)
+    assert not cost.pays(dataclasses.replace(offer, num_bytes=80_000))

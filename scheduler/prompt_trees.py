@@ -5,8 +5,8 @@ ages out after a time to live, and is bounded; the instance itself says what it 
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
+from memserve_jax.core.block_keys import BlockKeys
 from memserve_jax.core.prompt_tree import Node, PromptTree
 from memserve_jax.core.types import InstanceId, Role
 
@@ -50,7 +50,7 @@ class RoleTree:
         """Blocks that `instance` is known to hold."""
         return len(self._held.get(instance, ()))
 
-    def match(self, salt: str, keys: Sequence[bytes], now_s: float) -> dict[InstanceId, int]:
+    def match(self, salt: str, keys: BlockKeys, now_s: float) -> dict[InstanceId, int]:
         """Returns how many leading blocks of `keys` each instance holds; none is left out."""
         self._expire(now_s)
         path = self._tree.walk(salt, keys)
@@ -63,9 +63,9 @@ class RoleTree:
                 break
         return depths
 
-    def confirm(self, instance: InstanceId, salt: str, keys: Sequence[bytes], now_s: float) -> None:
+    def confirm(self, instance: InstanceId, salt: str, keys: BlockKeys, now_s: float) -> None:
         """Notes that `instance` holds the blocks of `keys`, all of them, at `now_s`."""
-        path = self._tree.extend(salt, keys[: self._max_blocks], set)
+        path, _ = self._tree.extend(salt, keys.first(self._max_blocks), set)
         if not path:
             return
         held = self._held.setdefault(instance, OrderedDict())

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memserve_jax.core.block_keys import BlockKeys, block_keys
 from memserve_jax.core.cost_model import CostModel, PrefillWork
 from memserve_jax.core.errors import NoInstanceError
-from memserve_jax.core.prompt_tree import block_keys
 from memserve_jax.core.types import InstanceId, Request, Role, Route
 from memserve_jax.proto import memserve_pb2 as pb
 from scheduler.cluster import Member, Traits
@@ -25,7 +25,7 @@ class Plan:
     route: Route
     prefill: Traits
     decode: Traits
-    keys: Sequence[bytes]  # of the prompt's whole blocks
+    keys: BlockKeys  # of the prompt's whole blocks
     fetch: Traits | None = None  # a peer that holds more than `prefill`
     fetch_tokens: int = 0  # what it is believed to hold
 
@@ -116,18 +116,18 @@ class Router:
         size = plan.decode.block_size_tokens
         prompt = plan.request.prompt_token_ids
         tail = [*prompt[len(plan.keys) * size :], *output_token_ids[:-1]]
-        history = [*plan.keys, *block_keys(tail, size)]
+        history = plan.keys + block_keys(tail, size)
         if plan.decode.caching.decode_caches:
             self._confirm(plan.decode, plan, history)
         if plan.decode.caching.sends_back:
             self._confirm(plan.prefill, plan, history)
 
-    def _confirm(self, holder: Traits, plan: Plan, keys: Sequence[bytes]) -> None:
+    def _confirm(self, holder: Traits, plan: Plan, keys: BlockKeys) -> None:
         if self._state.cluster.lives(holder):
             tree = self._state.trees[holder.role]
             tree.confirm(holder.instance, plan.request.cache_salt, keys, self._state.clock.now_s())
 
-    def _view(self, request: Request, keys: Sequence[bytes], block_size: int) -> ClusterView:
+    def _view(self, request: Request, keys: BlockKeys, block_size: int) -> ClusterView:
         members = [member for member in self._state.cluster.members() if member.is_routable]
         cost = costs(members, self._cost)
         num_tokens = len(request.prompt_token_ids)
@@ -145,7 +145,7 @@ class Router:
             turn=self._num_routed,
         )
 
-    def _match(self, role: Role, request: Request, keys: Sequence[bytes]) -> dict[InstanceId, int]:
+    def _match(self, role: Role, request: Request, keys: BlockKeys) -> dict[InstanceId, int]:
         return self._state.trees[role].match(request.cache_salt, keys, self._state.clock.now_s())
 
     def _load(self, member: Member, cost: CostModel) -> InstanceLoad:

@@ -1,57 +1,104 @@
 """The radix tree of prompts: whole blocks of token ids, one root per cache salt.
 
 The local prefix index of an instance and the scheduler's global trees are both this tree; they
-differ in what a node's value says. Plain Python over bytes keys: a walk costs a dict lookup a
-block.
+differ in what a node's value says. Blocks without a fork among them lie in one run, whose keys
+are one string of bytes: a walk costs a dict lookup and a comparison of memory a run, however
+many blocks that is, and does not depend on how many runs there are elsewhere.
 """
 
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar, cast
+
+from memserve_jax.core.block_keys import BlockKeys
 
 V = TypeVar("V")
 
-_TOKEN_BYTES = 4
-
-
-def block_keys(token_ids: Sequence[int], block_size_tokens: int) -> list[bytes]:
-    """Returns one key per whole block: its token ids as little-endian int32.
-
-    Tokens past the last whole block have no key.
-
-    Raises:
-      OverflowError: a token id does not fit in 31 bits.
-    """
-    num_tokens = len(token_ids) // block_size_tokens * block_size_tokens
-    whole = token_ids if num_tokens == len(token_ids) else token_ids[:num_tokens]
-    try:
-        text = struct.pack(f"<{num_tokens}i", *whole)
-    except struct.error as error:
-        raise OverflowError(f"token id: {error}") from None
-    return [key for (key,) in struct.iter_unpack(f"{block_size_tokens * _TOKEN_BYTES}s", text)]
+_FIRST_STEP = 8  # blocks compared first, where a prompt may leave a run early
 
 
 class Node(Generic[V]):
     """One block of tokens, after the blocks of its ancestors.
 
-    `value` belongs to the tree's user. A root has the salt as its key and no value; a removed
-    node has no parent.
+    `value` belongs to the tree's user. A root has no value and no parent; a removed node has no
+    parent and no run.
     """
 
-    __slots__ = ("children", "key", "parent", "value")
+    __slots__ = ("parent", "run", "value")
 
-    def __init__(self, key: bytes, parent: "Node[V] | None", value: V):
-        self.key = key
+    def __init__(self, parent: "Node[V] | None", run: "Run[V] | None", value: V):
         self.parent = parent
-        self.children: dict[bytes, Node[V]] = {}
+        self.run = run
         self.value = value
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no block after it is known."""
+        run = self.run
+        return run is None or (run.nodes[-1] is self and not run.children)
+
+    @property
+    def is_only_child(self) -> bool:
+        """Whether no other block is known to come after its parent."""
+        parent = self.parent
+        if parent is None or parent.run is None:
+            return False
+        return parent.run is self.run or len(parent.run.children) == 1
+
+
+class Run(Generic[V]):
+    """Consecutive blocks of which only the last may have several children. For the tree alone.
+
+    Attributes:
+      text: The keys of its blocks, joined; of a root, which is a run by itself, the salt.
+      nodes: Its blocks, at least one.
+      children: Runs that go on after its last block, under the keys of their first blocks.
+    """
+
+    __slots__ = ("children", "nodes", "text")
+
+    def __init__(self, text: bytes, nodes: "list[Node[V]]", children: "dict[bytes, Run[V]]"):
+        self.text = bytearray(text)
+        self.nodes = nodes
+        self.children = children
+        for node in nodes:
+            node.run = self
+
+    @property
+    def width(self) -> int:
+        """Bytes of a key."""
+        return len(self.text) // len(self.nodes)
+
+    def num_common(self, keys: BlockKeys, start: int) -> int:
+        """Blocks of this run that `keys` goes on with from `start`; it has the first one.
+
+        Looks at little more than twice what they have in common.
+        """
+        width, text = keys.width, self.text
+        low, high = 1, min(len(self.nodes), len(keys) - start)
+        step = _FIRST_STEP
+        while low < high:  # the first `low` agree, and no more than `high`
+            middle = min(low + step, high)
+            if text.startswith(keys.text(start + low, start + middle), low * width):
+                low, step = middle, 2 * step
+            else:
+                high = middle - 1
+                step = max(1, (high - low) // 2)
+        return low
+
+    def split(self, num_blocks: int) -> None:
+        """Leaves the first `num_blocks` blocks here; the others become the only child."""
+        cut = num_blocks * self.width
+        rest = Run(bytes(self.text[cut:]), self.nodes[num_blocks:], self.children)
+        self.children = {bytes(rest.text[: rest.width]): rest}
+        del self.text[cut:]
+        del self.nodes[num_blocks:]
 
 
 class PromptTree(Generic[V]):
     """Which prefixes are known. Not thread-safe: whoever owns it makes every call."""
 
     def __init__(self) -> None:
-        self._roots: dict[bytes, Node[V]] = {}
+        self._roots: dict[tuple[str, int], Run[V]] = {}  # by salt and width of a key
         self._num_nodes = 0
 
     def __len__(self) -> int:
@@ -60,87 +107,145 @@ class PromptTree(Generic[V]):
 
     def __iter__(self) -> Iterator[Node[V]]:
         """Every node, parents before their children. The tree must not change meanwhile."""
-        stack = [child for root in self._roots.values() for child in root.children.values()]
-        while stack:
-            node = stack.pop()
-            yield node
-            stack.extend(node.children.values())
+        for run in self._runs():
+            yield from run.nodes
 
-    def walk(self, salt: str, keys: Sequence[bytes]) -> list[Node[V]]:
+    def walk(self, salt: str, keys: BlockKeys) -> list[Node[V]]:
         """Returns the nodes of the longest known prefix of `keys`, first block first."""
-        node = self._roots.get(salt.encode())
-        path: list[Node[V]] = []
-        if node is None:
-            return path
-        for key in keys:
-            node = node.children.get(key)
-            if node is None:
-                break
-            path.append(node)
-        return path
+        root = self._roots.get((salt, keys.width))
+        return [] if root is None else self._descend(root, keys)[0]
 
     def extend(
-        self, salt: str, keys: Sequence[bytes], make_value: Callable[[], V]
-    ) -> list[Node[V]]:
-        """Returns one node per key, having made those that were missing.
+        self, salt: str, keys: BlockKeys, make_value: Callable[[], V]
+    ) -> tuple[list[Node[V]], int]:
+        """Makes the nodes of `keys` that are missing.
 
         Args:
           salt: Which root.
           keys: Blocks from position 0 on; none makes nothing.
           make_value: Called once per new node, parents first.
+
+        Returns:
+          One node per key, and how many of them were known before.
+
+        Raises:
+          OverflowError: a token id does not fit in its key; nothing changed.
         """
-        path = self.walk(salt, keys)
-        if len(path) == len(keys):
-            return path
-        parent = path[-1] if path else self._root(salt)
-        for key in keys[len(path) :]:
-            node = Node(key, parent, make_value())
-            parent.children[key] = node
-            self._num_nodes += 1
-            path.append(node)
-            parent = node
-        return path
+        if not len(keys):
+            return [], 0
+        text = keys.text(0, len(keys))
+        root = self._roots.get((salt, keys.width))
+        if root is None:
+            root = Run(salt.encode(), [Node(None, None, cast(V, None))], {})
+            self._roots[salt, keys.width] = root
+        path, run, num_used = self._descend(root, keys)
+        num_known = len(path)
+        if num_known < len(keys):
+            if num_used < len(run.nodes):
+                run.split(num_used)
+            new_text = text[num_known * keys.width :]
+            path += self._grow(run, new_text, keys.width, make_value, is_root=run is root)
+        return path, num_known
 
     def remove(self, node: Node[V]) -> list[Node[V]]:
         """Takes `node` and everything below it out; returns them, parents first.
 
         The removed nodes keep their values, for whoever must free what they name, and lose
-        their places: `parent` is None and `children` is empty.
+        their places.
 
         Raises:
           ValueError: the node is a root or was removed before; nothing changed.
         """
-        parent = node.parent
-        if parent is None:
+        run, parent = node.run, node.parent
+        if run is None or parent is None:
             raise ValueError("only a node in the tree can be removed")
-        del parent.children[node.key]
-        if parent.parent is None and not parent.children:
-            self._roots.pop(parent.key, None)
-        removed = [node]
-        for each in removed:  # grows while we go
-            removed.extend(each.children.values())
+        nodes = run.nodes
+        at = len(nodes) - 1 if nodes[-1] is node else nodes.index(node)
+        removed = nodes[at:]
+        below = list(run.children.values())
+        for each in below:  # grows while we go
+            removed += each.nodes
+            below.extend(each.children.values())
+        width = run.width
+        if at:
+            del nodes[at:]
+            del run.text[at * width :]
+            run.children = {}
+        else:
+            self._cut_off(run, parent, width)
         for each in removed:
-            each.parent = None
-            each.children.clear()
+            each.parent = each.run = None
         self._num_nodes -= len(removed)
         return removed
 
     def check(self) -> None:
         """Asserts that links agree both ways, no root is bare and the count is right."""
-        seen = 0
-        for salt, root in self._roots.items():
-            assert root.key == salt and root.parent is None, "a root is misplaced"
+        for (salt, _), root in self._roots.items():
+            assert root.text.decode() == salt, "a root is misplaced"
+            assert [(node.parent, node.run) for node in root.nodes] == [(None, root)]
             assert root.children, "a root without prefixes was kept"
-        stack = list(self._roots.values())
-        while stack:
-            node = stack.pop()
-            for key, child in node.children.items():
-                assert child.key == key, "a child is under another key"
-                assert child.parent is node, "a child names another parent"
-                seen += 1
-                stack.append(child)
+        seen = 0
+        for (_, width), root in self._roots.items():
+            runs = [root]
+            for run in runs:  # grows while we go
+                runs.extend(run.children.values())
+                for key, child in run.children.items():
+                    assert child.text[:width] == key, "a run is under another key"
+                    assert child.nodes[0].parent is run.nodes[-1], "a run is under another one"
+            for run in runs[1:]:
+                assert len(run.text) == width * len(run.nodes), "a run lost its keys"
+                assert all(node.run is run for node in run.nodes), "a node names another run"
+                for parent, node in zip(run.nodes, run.nodes[1:], strict=False):
+                    assert node.parent is parent, "a node names another parent"
+                seen += len(run.nodes)
         assert seen == self._num_nodes, f"{seen} nodes, counted {self._num_nodes}"
 
-    def _root(self, salt: str) -> Node[V]:
-        key = salt.encode()
-        return self._roots.setdefault(key, Node(key, None, cast(V, None)))
+    def _runs(self) -> Iterator[Run[V]]:
+        stack = [child for root in self._roots.values() for child in root.children.values()]
+        while stack:
+            run = stack.pop()
+            yield run
+            stack.extend(run.children.values())
+
+    def _descend(self, root: Run[V], keys: BlockKeys) -> tuple[list[Node[V]], Run[V], int]:
+        """Returns the known path, the run it ends in and how many of its nodes are on it."""
+        path: list[Node[V]] = []
+        run, num_used = root, len(root.nodes)
+        num_blocks, done = len(keys), 0
+        while done < num_blocks:
+            child = run.children.get(keys.text(done, done + 1))
+            if child is None:
+                break
+            run, num_used = child, child.num_common(keys, done)
+            done += num_used
+            if num_used < len(child.nodes):
+                path += child.nodes[:num_used]
+                break
+            path += child.nodes
+        return path, run, num_used
+
+    def _grow(
+        self, run: Run[V], text: bytes, width: int, make_value: Callable[[], V], *, is_root: bool
+    ) -> list[Node[V]]:
+        """Hangs new blocks off the end of a run: into it, where nothing else goes on from it."""
+        if is_root or run.children:
+            above = run.nodes[-1]
+            run.children[text[:width]] = run = Run(text, [], {})
+        else:
+            above = run.nodes[-1]
+            run.text += text
+        new: list[Node[V]] = []
+        for _ in range(len(text) // width):
+            above = Node(above, run, make_value())
+            new.append(above)
+        run.nodes += new
+        self._num_nodes += len(new)
+        return new
+
+    def _cut_off(self, run: Run[V], parent: Node[V], width: int) -> None:
+        """Takes a whole run, and so its children, from the run before it."""
+        above = parent.run
+        assert above is not None, "a node under a removed one"
+        del above.children[bytes(run.text[:width])]
+        if parent.parent is None and not above.children:
+            del self._roots[above.text.decode(), width]

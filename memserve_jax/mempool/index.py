@@ -8,9 +8,11 @@ block, in a HOST block, or in both (equal copies). Two laws keep eviction simple
   block never has a leased one behind it, and every idle block can be evicted.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from memserve_jax.core.block_keys import BlockKeys
 from memserve_jax.core.prompt_tree import Node, PromptTree
 from memserve_jax.core.types import BlockId, Tier
 from memserve_jax.mempool.allocator import BlockAllocator
@@ -69,11 +71,11 @@ class PrefixIndex:
         """Prefix blocks known."""
         return len(self._tree)
 
-    def peek(self, salt: str, keys: Sequence[bytes]) -> list[PrefixNode]:
+    def peek(self, salt: str, keys: BlockKeys) -> list[PrefixNode]:
         """Returns the nodes of the longest held prefix, as if nobody had looked."""
         return self._tree.walk(salt, keys)
 
-    def find(self, salt: str, keys: Sequence[bytes]) -> list[PrefixNode]:
+    def find(self, salt: str, keys: BlockKeys) -> list[PrefixNode]:
         """Returns the nodes of the longest held prefix; they are the last used ones now.
 
         Who leases some of their blocks must lease all of them.
@@ -86,7 +88,7 @@ class PrefixIndex:
         """Returns the node that an indexed block belongs to."""
         return self._nodes[tier].get(block)
 
-    def add(self, tier: Tier, salt: str, keys: Sequence[bytes], blocks: Sequence[BlockId]) -> Added:
+    def add(self, tier: Tier, salt: str, keys: BlockKeys, blocks: Sequence[BlockId]) -> Added:
         """Records that `blocks`, all leased, hold the KV of `keys`, from position 0 on.
 
         A position that `tier` holds keeps its block.
@@ -94,16 +96,19 @@ class PrefixIndex:
         Raises:
           ValueError: a block is indexed for another prefix; nothing changed.
         """
+        if len(blocks) != len(keys):
+            raise ValueError(f"blocks: got {len(blocks)}, allowed: {len(keys)}, one a key")
         self._expect_unindexed_elsewhere(tier, salt, keys, blocks)
-        num_known = len(self._tree.walk(salt, keys))
-        path = self._tree.extend(salt, keys, Holding)
+        path, num_known = self._tree.extend(salt, keys, Holding)
+        self._num_accesses += 1
+        now = self._num_accesses
         kept: list[BlockId] = []
         taken: list[BlockId] = []
         num_kept = 0
-        self._num_accesses += 1
-        for node, block in zip(path, blocks, strict=True):
-            node.value.stamp = self._num_accesses
-            held = node.value.hbm if tier is Tier.HBM else node.value.host
+        for node, block in zip(path[:num_known], blocks, strict=False):
+            holding = node.value
+            holding.stamp = now
+            held = holding.hbm if tier is Tier.HBM else holding.host
             if held is not None and held != block:
                 kept.append(held)
                 continue
@@ -111,12 +116,14 @@ class PrefixIndex:
                 self._place(tier, node, block)
                 taken.append(block)
             num_kept = len(kept)
+        if num_known < len(path):
+            self._fill(tier, path[num_known:], blocks[num_known:])
+            taken += blocks[num_known:]
+            num_kept = len(kept)
         self._allocators[tier].hold(taken)
         return Added(len(path) - num_known, kept[:num_kept])
 
-    def extend(
-        self, tier: Tier, salt: str, keys: Sequence[bytes], blocks: Sequence[BlockId]
-    ) -> int:
+    def extend(self, tier: Tier, salt: str, keys: BlockKeys, blocks: Sequence[BlockId]) -> int:
         """Records that `blocks`, all leased, hold the KV of the last of `keys`.
 
         Only behind a held prefix, in HBM only behind one in HBM. What a tier holds already stays
@@ -131,11 +138,11 @@ class PrefixIndex:
             return 0
         if tier is Tier.HBM and any(node.value.hbm is None for node in known):
             return 0
-        path = self._tree.extend(salt, keys, Holding)
+        path, num_known = self._tree.extend(salt, keys, Holding)
         self._touch(path)
-        new = list(blocks[len(known) - num_before :])
-        for node, block in zip(path[len(known) :], new, strict=True):
-            self._place(tier, node, block)
+        new = blocks[num_known - num_before :]
+        if new:
+            self._fill(tier, path[num_known:], new)
         self._allocators[tier].hold(new)
         return len(new)
 
@@ -185,19 +192,19 @@ class PrefixIndex:
             self._offer(Tier.HOST, parent)
         return num_blocks
 
-    def delete(self, salt: str, keys: Sequence[bytes], *, keep: int = 0) -> int:
+    def delete(self, salt: str, keys: BlockKeys, *, keep: int = 0) -> int:
         """Forgets what only the prompt `keys` and its continuations use, after `keep` blocks.
 
         Returns:
           Blocks, of all tiers, that left the index.
         """
         path = self._tree.walk(salt, keys)
-        num_blocks = 0
-        if len(path) > keep and len(path) == len(keys):
-            num_blocks += self.remove(path.pop())
-        while len(path) > keep and not path[-1].children:
-            num_blocks += self.remove(path.pop())
-        return num_blocks
+        if len(path) <= keep or (len(path) < len(keys) and not path[-1].is_leaf):
+            return 0
+        first = len(path) - 1
+        while first > keep and path[first].is_only_child:
+            first -= 1
+        return self.remove(path[first])
 
     def pop_victim(self, tier: Tier) -> PrefixNode | None:
         """Returns the node whose block in `tier` goes first; None where nothing may go.
@@ -220,8 +227,13 @@ class PrefixIndex:
         """Asserts the laws above, and that blocks, nodes and heaps agree."""
         self._tree.check()
         seen: dict[Tier, dict[BlockId, PrefixNode]] = {tier: {} for tier in self._allocators}
+        num_hbm_children = collections.Counter(
+            node.parent for node in self._tree if node.value.hbm is not None
+        )
         for node in self._tree:
             self._check_node(node)
+            counted = num_hbm_children[node]
+            assert node.value.num_hbm_children == counted, "children in HBM are miscounted"
             for tier, blocks in seen.items():
                 block = node.value.block(tier)
                 if block is not None:
@@ -239,8 +251,6 @@ class PrefixIndex:
     def _check_node(self, node: PrefixNode) -> None:
         holding, parent = node.value, _parent(node)
         assert holding.hbm is not None or holding.host is not None, "a node that nobody holds"
-        num_children = sum(c.value.hbm is not None for c in node.children.values())
-        assert num_children == holding.num_hbm_children, "children in HBM are miscounted"
         if parent is None:
             return
         above = parent.value
@@ -254,7 +264,7 @@ class PrefixIndex:
             assert leased, "a leased block after an idle one"
 
     def _expect_unindexed_elsewhere(
-        self, tier: Tier, salt: str, keys: Sequence[bytes], blocks: Sequence[BlockId]
+        self, tier: Tier, salt: str, keys: BlockKeys, blocks: Sequence[BlockId]
     ) -> None:
         nodes = self._nodes[tier]
         known = [(i, nodes[block]) for i, block in enumerate(blocks) if block in nodes]
@@ -277,6 +287,26 @@ class PrefixIndex:
         else:
             holding.host = block
         self._nodes[tier][block] = node
+
+    def _fill(self, tier: Tier, path: Sequence[PrefixNode], blocks: Sequence[BlockId]) -> None:
+        """Places `blocks` at new nodes, one after another."""
+        now, nodes = self._num_accesses, self._nodes[tier]
+        if tier is Tier.HBM:
+            for node, block in zip(path, blocks, strict=True):
+                holding = node.value
+                holding.hbm = block
+                holding.stamp = now
+                holding.num_hbm_children = 1
+                nodes[block] = node
+            path[-1].value.num_hbm_children = 0
+            above = _parent(path[0])
+            if above is not None:
+                above.value.num_hbm_children += 1
+            return
+        for node, block in zip(path, blocks, strict=True):
+            node.value.host = block
+            node.value.stamp = now
+            nodes[block] = node
 
     def _touch(self, path: Sequence[PrefixNode]) -> None:
         self._num_accesses += 1
@@ -315,7 +345,7 @@ class PrefixIndex:
         holding = node.value
         return (
             holding.host is not None
-            and (holding.hbm is not None or not node.children)
+            and (holding.hbm is not None or node.is_leaf)
             and not self._allocators[Tier.HOST].is_leased(holding.host)
         )
 

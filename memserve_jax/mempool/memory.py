@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from jax.sharding import Mesh
 
+from memserve_jax.core.block_keys import BlockKeys, block_keys
 from memserve_jax.core.kv_layout import KVLayout
-from memserve_jax.core.prompt_tree import block_keys
 from memserve_jax.core.types import BlockAddress, BlockId, InstanceId, Tier
 from memserve_jax.mempool.allocator import BlockAllocator
 from memserve_jax.mempool.counters import PoolCounters, PoolStatus, TierStatus
@@ -169,9 +169,8 @@ class LocalMemory:
         self.book.check()
         assert self.pages.pages.num_pages == self.num_hbm_blocks, "pages and blocks disagree"
 
-    def _keys(self, token_ids: Sequence[int], max_blocks: int) -> list[bytes]:
-        block_size = self.layout.block_size_tokens
-        return block_keys(token_ids[: max(0, max_blocks) * block_size], block_size)
+    def _keys(self, token_ids: Sequence[int], max_blocks: int) -> BlockKeys:
+        return block_keys(token_ids, self.layout.block_size_tokens, max_blocks=max_blocks)
 
     def _lease_path(self, path: Sequence[PrefixNode]) -> Lease:
         blocks: list[BlockAddress] = []

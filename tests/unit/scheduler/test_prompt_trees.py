@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from memserve_jax.core.prompt_tree import block_keys
+from memserve_jax.core.block_keys import block_keys, joined_keys
 from memserve_jax.core.types import InstanceId, Role
 from scheduler.prompt_trees import PromptTrees, RoleTree, reusable_tokens
 
@@ -27,52 +27,56 @@ def test_a_full_hit_still_computes_the_last_token(num_tokens, num_blocks, expect
 
 def test_match_says_how_deep_each_instance_goes():
     tree = RoleTree(ttl_s=TTL_S, max_blocks=100)
-    tree.confirm(A, "", [b"1", b"2", b"3"], 0.0)
-    tree.confirm(B, "", [b"1"], 0.0)
-    assert tree.match("", [b"1", b"2", b"3", b"4"], 1.0) == {A: 3, B: 1}
-    assert tree.match("", [b"1", b"9"], 1.0) == {A: 1, B: 1}
-    assert tree.match("", [b"2"], 1.0) == {}
-    assert tree.match("", [], 1.0) == {}
+    tree.confirm(A, "", joined_keys([b"1", b"2", b"3"]), 0.0)
+    tree.confirm(B, "", joined_keys([b"1"]), 0.0)
+    assert tree.match("", joined_keys([b"1", b"2", b"3", b"4"]), 1.0) == {A: 3, B: 1}
+    assert tree.match("", joined_keys([b"1", b"9"]), 1.0) == {A: 1, B: 1}
+    assert tree.match("", joined_keys([b"2"]), 1.0) == {}
+    assert tree.match("", joined_keys([]), 1.0) == {}
 
 
 def test_tenants_do_not_see_each_other():
     tree = RoleTree(ttl_s=TTL_S, max_blocks=100)
-    tree.confirm(A, "red", [b"1"], 0.0)
-    assert tree.match("blue", [b"1"], 0.0) == {} == tree.match("", [b"1"], 0.0)
-    assert tree.match("red", [b"1"], 0.0) == {A: 1}
+    tree.confirm(A, "red", joined_keys([b"1"]), 0.0)
+    assert (
+        tree.match("blue", joined_keys([b"1"]), 0.0)
+        == {}
+        == tree.match("", joined_keys([b"1"]), 0.0)
+    )
+    assert tree.match("red", joined_keys([b"1"]), 0.0) == {A: 1}
 
 
 def test_what_is_not_confirmed_again_expires():
     tree = RoleTree(ttl_s=TTL_S, max_blocks=100)
-    tree.confirm(A, "", [b"1", b"2"], 0.0)
-    tree.confirm(A, "", [b"1"], 6.0)
-    assert tree.match("", [b"1", b"2"], 9.9) == {A: 2}
-    assert tree.match("", [b"1", b"2"], 10.1) == {A: 1}
-    assert tree.match("", [b"1", b"2"], 16.1) == {}
+    tree.confirm(A, "", joined_keys([b"1", b"2"]), 0.0)
+    tree.confirm(A, "", joined_keys([b"1"]), 6.0)
+    assert tree.match("", joined_keys([b"1", b"2"]), 9.9) == {A: 2}
+    assert tree.match("", joined_keys([b"1", b"2"]), 10.1) == {A: 1}
+    assert tree.match("", joined_keys([b"1", b"2"]), 16.1) == {}
     assert tree.num_blocks == 0
     tree.check()
 
 
 def test_beyond_the_bound_the_longest_unconfirmed_go_deepest_first():
     tree = RoleTree(ttl_s=1e9, max_blocks=4)
-    tree.confirm(A, "", [b"1", b"2", b"3"], 0.0)
-    tree.confirm(B, "", [b"7", b"8", b"9"], 1.0)
-    assert tree.match("", [b"1", b"2", b"3"], 2.0) == {A: 1}
-    assert tree.match("", [b"7", b"8", b"9"], 2.0) == {B: 3}
-    tree.confirm(A, "", [b"1"] * 9, 3.0)
-    assert tree.match("", [b"1"] * 9, 3.0) == {A: 4}
+    tree.confirm(A, "", joined_keys([b"1", b"2", b"3"]), 0.0)
+    tree.confirm(B, "", joined_keys([b"7", b"8", b"9"]), 1.0)
+    assert tree.match("", joined_keys([b"1", b"2", b"3"]), 2.0) == {A: 1}
+    assert tree.match("", joined_keys([b"7", b"8", b"9"]), 2.0) == {B: 3}
+    tree.confirm(A, "", joined_keys([b"1"] * 9), 3.0)
+    assert tree.match("", joined_keys([b"1"] * 9), 3.0) == {A: 4}
     tree.check()
 
 
 def test_forget_takes_out_one_instance_from_every_tree():
     trees = PromptTrees(ttl_s=TTL_S, max_blocks=100)
-    trees[Role.PREFILL].confirm(A, "", [b"1", b"2"], 0.0)
-    trees[Role.PREFILL].confirm(B, "", [b"1"], 0.0)
-    trees[Role.DECODE].confirm(A, "", [b"3"], 0.0)
+    trees[Role.PREFILL].confirm(A, "", joined_keys([b"1", b"2"]), 0.0)
+    trees[Role.PREFILL].confirm(B, "", joined_keys([b"1"]), 0.0)
+    trees[Role.DECODE].confirm(A, "", joined_keys([b"3"]), 0.0)
     assert (trees.blocks_of(A), trees.blocks_of(B)) == (3, 1)
     trees.forget(A)
     assert (trees.blocks_of(A), trees.blocks_of(B)) == (0, 1)
-    assert trees[Role.PREFILL].match("", [b"1", b"2"], 0.0) == {B: 1}
+    assert trees[Role.PREFILL].match("", joined_keys([b"1", b"2"]), 0.0) == {B: 1}
     trees.check()
 
 
@@ -102,7 +106,7 @@ class Trees(RuleBasedStateMachine):
 
     @rule(instance=instances, salt=salts, path=paths)
     def confirm(self, instance, salt, path):
-        self.tree.confirm(instance, salt, path, self.now_s)
+        self.tree.confirm(instance, salt, joined_keys(path), self.now_s)
         for depth in range(1, len(path) + 1):
             self.confirmed[instance, salt, tuple(path[:depth])] = self.now_s
 
@@ -113,7 +117,7 @@ class Trees(RuleBasedStateMachine):
 
     @rule(salt=salts, path=paths)
     def match(self, salt, path):
-        found = self.tree.match(salt, path, self.now_s)
+        found = self.tree.match(salt, joined_keys(path), self.now_s)
         fresh = {k for k, at_s in self.confirmed.items() if at_s + TTL_S > self.now_s}
         for instance in (A, B):
             known = [d for d in range(1, 7) if (instance, salt, tuple(path[:d])) in fresh]

@@ -1,33 +1,57 @@
 """PromptTree finds what a brute-force longest prefix finds, and loses nothing."""
 
+import collections
+
 import hypothesis.strategies as st
-import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from memserve_jax.core.prompt_tree import PromptTree, block_keys
+from memserve_jax.core.block_keys import block_keys, joined_keys
+from memserve_jax.core.prompt_tree import PromptTree
 
-KEYS = st.lists(st.sampled_from([b"a", b"b"]), max_size=6)
+SHORT = st.lists(st.sampled_from([b"a", b"b"]), max_size=6)
+KEYS = SHORT | st.builds(lambda more, end: [b"a"] * more + end, st.sampled_from([30, 9]), SHORT)
 SALTS = st.sampled_from(["", "x", "ü"])
 
 
-@given(st.lists(st.integers(0, 2**31 - 1), max_size=20), st.integers(1, 5))
-def test_keys_are_the_little_endian_bytes_of_whole_blocks(token_ids, block_size):
-    keys = block_keys(token_ids, block_size)
-    assert len(keys) == len(token_ids) // block_size
-    whole = np.array(token_ids[: len(keys) * block_size], "<i4")
-    assert b"".join(keys) == whole.tobytes()
+@pytest.mark.parametrize("num_known", [1, 2, 9, 10, 40])
+def test_a_prompt_may_leave_a_run_after_any_block(num_known):
+    tree = PromptTree[int]()
+    known = [bytes([i]) for i in range(num_known)]
+    path, _ = tree.extend("", joined_keys(known), int)
+    for same in range(num_known + 1):
+        for more in (0, 1, 30):
+            asked = [*known[:same], *[b"\xff"] * more]
+            assert tree.walk("", joined_keys(asked)) == path[:same]
 
 
-def test_a_token_id_beyond_31_bits_has_no_key():
+def test_a_prompt_that_leaves_early_is_not_packed_to_its_end():
+    token_ids = tuple(range(1000))
+    tree = PromptTree[int]()
+    tree.extend("", block_keys(token_ids, 1), int)
+    asked = (*token_ids[:20], *[5] * 30, *[-1] * 950)  # -1 has no key
+    assert len(tree.walk("", block_keys(asked, 1))) == 20
     with pytest.raises(OverflowError):
-        block_keys([2**31], 1)
+        tree.extend("", block_keys(asked, 1), int)
+    with pytest.raises(OverflowError):
+        tree.extend("other", block_keys(asked, 1), int)
+    tree.check()
+    assert len(tree) == 1000
+
+
+def test_keys_of_another_width_are_other_prompts():
+    tree = PromptTree[int]()
+    tree.extend("", joined_keys([b"ab", b"ab"]), int)
+    assert tree.walk("", joined_keys([b"a", b"b", b"a", b"b"])) == []
+    tree.extend("", joined_keys([b"a", b"b"]), int)
+    assert len(tree) == 4
+    tree.check()
 
 
 def test_a_removed_node_cannot_be_removed_again():
     tree = PromptTree[int]()
-    (node,) = tree.extend("", [b"a"], int)
+    [node], _ = tree.extend("", joined_keys([b"a"]), int)
     root = node.parent
     tree.remove(node)
     for gone in (node, root):
@@ -51,8 +75,9 @@ class TreeMachine(RuleBasedStateMachine):
 
     @rule(salt=SALTS, keys=KEYS)
     def extend(self, salt, keys):
-        path = self.tree.extend(salt, keys, self.make_value)
-        assert [node.key for node in path] == keys
+        held = [stop for stop in range(1, len(keys) + 1) if (salt, *keys[:stop]) in self.known]
+        path, num_known = self.tree.extend(salt, joined_keys(keys), self.make_value)
+        assert (len(path), num_known) == (len(keys), len(held))
         for stop, node in enumerate(path, start=1):
             assert self.known.setdefault((salt, *keys[:stop]), node.value) == node.value
 
@@ -63,11 +88,12 @@ class TreeMachine(RuleBasedStateMachine):
             if (salt, *keys[:stop]) not in self.known:
                 break
             expected.append(self.known[(salt, *keys[:stop])])
-        assert [node.value for node in self.tree.walk(salt, keys)] == expected
+        assert [node.value for node in self.tree.walk(salt, joined_keys(keys))] == expected
 
-    @rule(salt=SALTS, keys=KEYS)
-    def remove(self, salt, keys):
-        path = self.tree.walk(salt, keys)
+    @rule(salt=SALTS, keys=KEYS, cut=st.integers(0, 12))
+    def remove(self, salt, keys, cut):
+        path = self.tree.walk(salt, joined_keys(keys))
+        path = path[: max(1, len(path) - cut)]
         if not path:
             return
         prefix = (salt, *keys[: len(path)])
@@ -75,12 +101,24 @@ class TreeMachine(RuleBasedStateMachine):
         removed = self.tree.remove(path[-1])
         assert removed[0] is path[-1]
         assert {node.value for node in removed} == {self.known.pop(each) for each in below}
+        order = [id(node) for node in removed]
+        assert len(set(order)) == len(order) == len(below)
+        assert all(node.parent is None and node.run is None for node in removed)
+        assert all(node.is_leaf and not node.is_only_child for node in removed)
 
     @invariant()
     def all_is_there(self):
         self.tree.check()
         assert len(self.tree) == len(self.known)
-        assert {node.value for node in self.tree} == set(self.known.values())
+        nodes = list(self.tree)
+        assert {node.value for node in nodes} == set(self.known.values())
+        seen = set()
+        children = collections.Counter(node.parent for node in nodes)
+        for node in nodes:
+            assert node.parent.parent is None or node.parent in seen
+            seen.add(node)
+            assert node.is_leaf == (not children[node])
+            assert node.is_only_child == (children[node.parent] == 1)
 
 
 TestTree = TreeMachine.TestCase

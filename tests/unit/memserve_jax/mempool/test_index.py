@@ -5,6 +5,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from memserve_jax.core.block_keys import joined_keys
 from memserve_jax.core.types import Tier
 from memserve_jax.mempool.allocator import BlockAllocator
 from memserve_jax.mempool.index import PrefixIndex
@@ -42,7 +43,7 @@ class IndexMachine(RuleBasedStateMachine):
         if len(keys) > self.allocator.num_free:
             return
         blocks = self.allocator.alloc(len(keys))
-        added = self.index.add(Tier.HBM, "", keys, blocks)
+        added = self.index.add(Tier.HBM, "", joined_keys(keys), blocks)
         assert added.num_new == len(missing)
         num_held = len(keys) - len(missing)
         kept = [self.held[prefix][0] for prefix in self.prefixes(keys)[:num_held]]
@@ -56,12 +57,12 @@ class IndexMachine(RuleBasedStateMachine):
     @rule(keys=KEYS)
     def find(self, keys):
         expected = [self.held[p][0] for p in self.prefixes(keys) if p in self.held]
-        assert [node.value.hbm for node in self.index.peek("", keys)] == expected
-        path = self.index.find("", keys)
+        assert [node.value.hbm for node in self.index.peek("", joined_keys(keys))] == expected
+        path = self.index.find("", joined_keys(keys))
         self.touch(keys)
         blocks = [node.value.hbm for node in path]
         assert blocks == expected
-        assert self.index.find("other", keys) == []
+        assert self.index.find("other", joined_keys(keys)) == []
         self.now += 1
         self.allocator.share(blocks)
         self.leases.append(blocks)
@@ -78,7 +79,7 @@ class IndexMachine(RuleBasedStateMachine):
             left = self.held.keys() - gone
             if prefix in left and not any(p[:-1] == prefix for p in left):
                 gone.add(prefix)
-        assert self.index.delete("", keys) == len(gone)
+        assert self.index.delete("", joined_keys(keys)) == len(gone)
         for prefix in gone:
             del self.held[prefix]
 
@@ -120,11 +121,11 @@ def test_a_block_is_indexed_once():
     allocator = BlockAllocator(Tier.HBM, 4)
     index = PrefixIndex({Tier.HBM: allocator})
     blocks = allocator.alloc(2)
-    index.add(Tier.HBM, "", [b"a", b"b"], blocks)
-    assert index.add(Tier.HBM, "", [b"a", b"b"], blocks).num_new == 0
+    index.add(Tier.HBM, "", joined_keys([b"a", b"b"]), blocks)
+    assert index.add(Tier.HBM, "", joined_keys([b"a", b"b"]), blocks).num_new == 0
     for salt, keys, again in [("", [b"b"], blocks[:1]), ("x", [b"a", b"b"], blocks)]:
         with pytest.raises(ValueError, match="hbm block 0 is indexed for another prefix"):
-            index.add(Tier.HBM, salt, keys, again)
+            index.add(Tier.HBM, salt, joined_keys(keys), again)
     assert index.node_of(Tier.HBM, 3) is None
     index.check()
 
@@ -133,8 +134,8 @@ def test_two_tiers_hold_equal_copies():
     allocators = {tier: BlockAllocator(tier, 4) for tier in (Tier.HBM, Tier.HOST)}
     index = PrefixIndex(allocators)
     hbm = allocators[Tier.HBM].alloc(2)
-    index.add(Tier.HBM, "", [b"a", b"b"], hbm)
-    path = index.peek("", [b"a", b"b"])
+    index.add(Tier.HBM, "", joined_keys([b"a", b"b"]), hbm)
+    path = index.peek("", joined_keys([b"a", b"b"]))
     host = allocators[Tier.HOST].alloc(1)
     index.put(Tier.HOST, path[1], host[0])
     index.became_idle(Tier.HOST, allocators[Tier.HOST].release(host))

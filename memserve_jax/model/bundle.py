@@ -16,7 +16,12 @@ from memserve_jax.model.config import ModelConfig
 from memserve_jax.model.decoder import Decoder
 from memserve_jax.model.paged import PagedKernels
 from memserve_jax.parallel.mesh import tensor_parallelism
-from memserve_jax.parallel.sharding import check_heads, replicated, weight_sharding
+from memserve_jax.parallel.sharding import (
+    check_heads,
+    logit_sharding,
+    replicated,
+    weight_sharding,
+)
 from pallas_kernels.backend import Backend
 from pallas_kernels.pages import KVPages
 
@@ -119,6 +124,8 @@ def _prefill(
 
 
 def _whole(logits: Float32[Array, "B V"], mesh: Mesh) -> Float32[Array, "B V"]:
+    # Split first, as the head is: else XLA may gather the head's weights, not the logits.
+    logits = jax.lax.with_sharding_constraint(logits, logit_sharding(mesh, logits.shape))
     return jax.lax.with_sharding_constraint(logits, replicated(mesh))
 
 

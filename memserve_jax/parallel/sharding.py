@@ -68,6 +68,15 @@ def weight_sharding(mesh: Mesh, name: str, shape: Sequence[int]) -> NamedShardin
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, MODEL_AXIS))
 
 
+def logit_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
+    """Returns the sharding in which logits `[B, V]` come out of a head that is split.
+
+    Replicated where the mesh does not divide V, as the head then is.
+    """
+    splits = shape[1] % tensor_parallelism(mesh) == 0
+    return NamedSharding(mesh, PartitionSpec(None, MODEL_AXIS) if splits else PartitionSpec())
+
+
 def check_heads(num_heads: int, tp: int) -> None:
     """Checks that every device gets whole query heads (KV heads are replicated where need be).
 

@@ -45,6 +45,12 @@ def test_an_axis_that_does_not_divide_is_replicated():
     assert sharding.weight_sharding(mesh_of(2), "embedding", (263, 16)).spec == PartitionSpec()
 
 
+def test_logits_are_split_as_the_head_is():
+    mesh = mesh_of(2)
+    assert sharding.logit_sharding(mesh, (3, 264)).spec == PartitionSpec(None, "model")
+    assert sharding.logit_sharding(mesh, (3, 263)).spec == PartitionSpec()
+
+
 def test_query_heads_must_divide():
     sharding.check_heads(12, 4)
     with pytest.raises(CheckpointError, match="tp: got 4 for 6 query heads, allowed: 1, 2, 3, 6"):

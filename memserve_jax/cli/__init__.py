@@ -13,8 +13,10 @@ import click
 
 from memserve_jax.client.errors import ClientError
 from memserve_jax.core.errors import CheckpointError, ConfigError, MemServeError
+from memserve_jax.launch.huge_pages import restart_with_huge_pages
 
 _FOLDER = "memserve_jax.cli"
+LOADING_JAX = ("serve", "instance", "bench")
 COMMANDS = {  # command -> module, what it does
     "serve": (f"{_FOLDER}.serve", "Serves a whole local cluster."),
     "scheduler": (f"{_FOLDER}.scheduler", "Runs the global scheduler of a cluster."),
@@ -73,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = " ".join(["memserve", *given[:1]]) if given and given[0] in COMMANDS else "memserve"
+    if arguments is None and given[:1] and given[0] in LOADING_JAX:
+        restart_with_huge_pages()
     logging.basicConfig(format="%(asctime)s %(levelname).1s %(name)s: %(message)s")
     for package in ("memserve_jax", "scheduler"):
         logging.getLogger(package).setLevel(logging.INFO)

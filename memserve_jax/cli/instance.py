@@ -4,9 +4,16 @@ import dataclasses
 
 import click
 
-from memserve_jax.cli.server_options import config_options, load_given, say, warm_up_progress
+from memserve_jax.cli.server_options import (
+    config_options,
+    load_given,
+    say,
+    supervisor_option,
+    warm_up_progress,
+)
 from memserve_jax.core.config import Config
 from memserve_jax.core.types import Role
+from memserve_jax.launch.lifeline import end_with_parent
 from memserve_jax.launch.process import run_until_signal
 from memserve_jax.launch.solo import SoloInstance
 
@@ -27,14 +34,23 @@ from memserve_jax.launch.solo import SoloInstance
     metavar="HOST:PORT",
     help="Whom to register with; repeatable.",
 )
+@supervisor_option
 @config_options
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", type=int, default=0, help="Port to listen on. [default: any free one]")
-def command(name: str, role: str, schedulers: tuple[str, ...], **options: object) -> None:
+def command(
+    name: str,
+    role: str,
+    schedulers: tuple[str, ...],
+    supervisor_pid: int | None,
+    **options: object,
+) -> None:
     """Run one instance until SIGTERM or SIGINT, or until it is drained.
 
     Prints one line, ready instance=NAME grpc=HOST:PORT, once it is registered.
     """
+    if supervisor_pid is not None:
+        end_with_parent(supervisor_pid)
     config = load_given(options)
     if options["tp"] is not None:
         config = dataclasses.replace(config, instances=())  # the flag goes before the file

@@ -42,6 +42,11 @@ def config_options(function: Any) -> Any:
     return function
 
 
+def supervisor_option(function: Any) -> Any:
+    """Adds what `memserve serve --processes` tells its children: whose end is theirs."""
+    return click.option("--supervisor", "supervisor_pid", type=int, hidden=True)(function)
+
+
 def load_given(options: Mapping[str, Any]) -> Config:
     """Returns the config that `options`, as click gives them, describe.
 

@@ -36,7 +36,8 @@ def run_until_signal(
     Args:
       start: Makes a server that serves.
       ready: Told the server once, then.
-      ended: Waits until the server has ended by itself; None: it never does.
+      ended: Waits until the server has ended by itself; None: it never does. What it raises is
+        raised once the server has stopped.
     """
     asyncio.run(_run(start, ready, ended))
 
@@ -54,14 +55,19 @@ async def _run(
         return
     server = await starting
     ready(server)
-    if ended is None:
-        await signals.next()
-    else:
-        await _first(asyncio.ensure_future(ended(server)), signals.next())
+    over = asyncio.ensure_future(_never() if ended is None else ended(server))
+    await _first(over, signals.next())
     draining = asyncio.ensure_future(server.stop(DRAIN_S))
     if not await _first(draining, signals.next()):
         await server.stop(0.0)
     await draining
+    if over.done():
+        over.result()
+    over.cancel()
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
 
 
 class _Signals:

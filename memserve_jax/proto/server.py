@@ -22,6 +22,8 @@ from grpc_reflection.v1alpha import reflection
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.proto.malformed import explain
 
+LOOPBACK = "127.0.0.1"
+ANY_HOST = ("0.0.0.0", "::", "")
 MAX_MESSAGE_BYTES = 16 << 20  # a prompt of a million tokens fits; KV never travels in messages
 
 _LIMITS = (

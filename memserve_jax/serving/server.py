@@ -9,6 +9,7 @@ import grpc.aio
 
 from memserve_jax.proto import memserve_pb2, memserve_pb2_grpc
 from memserve_jax.proto.server import (
+    ANY_HOST,
     Health,
     add_standard_services,
     address,
@@ -25,7 +26,6 @@ from memserve_jax.serving.registration import Registration
 
 SETTLE_S = 5.0  # what cancelled requests and copies under way get before the pool is closed
 LAST_WORDS_S = 1.0  # what the last messages get to reach their clients
-ANY_HOST = ("0.0.0.0", "::", "")
 
 _log = logging.getLogger(__name__)
 

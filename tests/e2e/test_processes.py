@@ -108,7 +108,6 @@ def test_a_scheduler_outlives_its_instance(tmp_path: pathlib.Path):
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        (["serve", "--processes"], "--processes: not there yet"),
         (["serve", "--topology", "4x"], "topology: got '4x', allowed"),
         (["serve", "--caching", "pd_basic"], "caching: got 'pd_basic', allowed"),
         (["serve", "--model", "/nowhere"], "/nowhere"),

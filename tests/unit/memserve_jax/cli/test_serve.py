@@ -9,6 +9,7 @@ import pytest
 from memserve_jax.cli import main, serve
 from memserve_jax.core.config import Config
 from memserve_jax.core.types import CachingMode
+from memserve_jax.launch.local import LocalCluster
 
 
 @pytest.fixture
@@ -20,10 +21,10 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
         configs.append(config)
         return types.SimpleNamespace(target="127.0.0.1:77")
 
-    def run(start: Any, *, ready: Any) -> None:
+    def run(start: Any, *, ready: Any, ended: Any = None) -> None:
         ready(asyncio.run(start()))
 
-    monkeypatch.setattr(serve.LocalCluster, "launch", launch)
+    monkeypatch.setattr(LocalCluster, "launch", launch)
     monkeypatch.setattr(serve, "run_until_signal", run)
     return configs
 
@@ -50,7 +51,17 @@ def test_every_flag_reaches_the_config(launched: list[Config]):
     assert (config.tp, config.host, config.port) == (2, "0.0.0.0", 0)
 
 
-def test_processes_are_not_there_yet(launched: list[Config], capsys: pytest.CaptureFixture[str]):
-    assert run("--processes") == 2
-    assert "--processes: not there yet" in capsys.readouterr().err
+def test_with_processes_another_cluster_is_launched(
+    launched: list[Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    asked: list[Config] = []
+
+    async def launch(config: Config) -> types.SimpleNamespace:
+        asked.append(config)
+        return types.SimpleNamespace(target="127.0.0.1:78")
+
+    monkeypatch.setattr(serve, "launch_processes", launch)
+    assert run("--processes", "--topology", "1p1d") == 0
+    assert capsys.readouterr().out == "ready grpc=127.0.0.1:78\n"
+    assert [config.topology for config in asked] == ["1p1d"]
     assert not launched

@@ -1,0 +1,133 @@
+"""A cluster of processes on this machine: a scheduler, and every instance on devices of its own.
+
+The process that looks after them loads no jax. It resolves the config once; each child is told
+all of it on its command line.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from memserve_jax.core.config import Config, to_mapping
+from memserve_jax.launch.child import ChildCommand
+from memserve_jax.launch.huge_pages import with_huge_pages
+from memserve_jax.launch.lifeline import refuse_unless_supported
+from memserve_jax.launch.machine import environments, probe_machine
+from memserve_jax.launch.supervisor import Supervisor
+from memserve_jax.launch.topology import ClusterPlan, plan_cluster
+from memserve_jax.proto.server import ANY_HOST, LOOPBACK, address, check_address
+
+MEMSERVE = (sys.executable, "-m", "memserve_jax.cli")
+
+_log = logging.getLogger(__name__)
+
+
+async def launch_processes(config: Config) -> Supervisor:
+    """Returns a cluster of processes that serves requests. Call it in the main thread.
+
+    Raises:
+      ConfigError: a wrong topology, caching mode or port, too few devices, or what a child said
+        that could not start.
+      ChildFailedError: a child ended in another way before it was ready.
+    """
+    refuse_unless_supported()
+    plan = plan_cluster(config)
+    check_address(config.host, config.port)
+    _log.info("config: %s", to_mapping(config))
+    environment = with_huge_pages(os.environ)
+    machine = await probe_machine(environment)
+    commands = ClusterCommands(
+        config,
+        plan,
+        environment=environment,
+        environments=environments(machine, plan, environment),
+        supervisor_pid=os.getpid(),
+    )
+    return await Supervisor.launch(commands)
+
+
+class ClusterCommands:
+    """The command lines of a cluster's processes."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: ClusterPlan,
+        *,
+        environment: Mapping[str, str],
+        environments: Sequence[Mapping[str, str]],
+        supervisor_pid: int,
+    ):
+        """Keeps what they need.
+
+        Args:
+          config: Of the cluster.
+          plan: Its instances.
+          environment: The scheduler's.
+          environments: Of each instance of `plan`.
+          supervisor_pid: Whose end is theirs.
+        """
+        self._config = config
+        self._plan = plan
+        self._environment = environment
+        self._environments = environments
+        self._supervisor = ("--supervisor", str(supervisor_pid))
+        self._settings = settings(config)
+
+    def scheduler(self, port: int | None) -> ChildCommand:
+        """See `Commands`."""
+        own_port = self._config.port if port is None else port
+        place = ("--host", self._config.host, "--port", str(own_port))
+        return ChildCommand(
+            name="scheduler",
+            arguments=(*MEMSERVE, "scheduler", *self._supervisor, *place, *self._settings),
+            environment=self._environment,
+        )
+
+    def instances(self, target: str) -> list[ChildCommand]:
+        """See `Commands`. Instances listen on loopback: only the scheduler is for the world."""
+        host, _, port = target.rpartition(":")
+        if host.strip("[]") in ANY_HOST:
+            target = address(LOOPBACK, int(port))
+        return [
+            ChildCommand(
+                name=str(each.instance),
+                arguments=(
+                    *(*MEMSERVE, "instance", *self._supervisor),
+                    *("--name", str(each.instance), "--role", each.role.value),
+                    *("--tp", str(each.tp), "--caching", self._plan.caching.value),
+                    *("--scheduler", target, "--host", LOOPBACK, "--port", "0"),
+                    *self._settings,
+                ),
+                environment=environment,
+            )
+            for each, environment in zip(self._plan.instances, self._environments, strict=True)
+        ]
+
+
+def settings(config: Config) -> list[str]:
+    """Returns the `--set` options that turn the defaults into what all of `config` share."""
+    own = dataclasses.replace(
+        config, topology=Config.topology, instances=(), caching=None, tp=1, host="", port=0
+    )
+    given, default = _leaves(to_mapping(own)), _leaves(to_mapping(Config(host="", port=0)))
+    return [
+        option
+        for key, value in given.items()
+        if value != default[key]
+        for option in ("--set", f"{key}={json.dumps(value, ensure_ascii=False)}")
+    ]
+
+
+def _leaves(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Returns dotted key -> value of nested mappings."""
+    leaves: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            leaves |= _leaves(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves

@@ -1,0 +1,77 @@
+"""The command lines of a cluster's processes say all that the config does."""
+
+from typing import Any
+
+from memserve_jax.core.config import Config, load_config, parse_config, to_mapping
+from memserve_jax.core.types import CachingMode
+from memserve_jax.launch.process_cluster import ClusterCommands, settings
+from memserve_jax.launch.topology import plan_cluster
+
+
+def commands_of(**sections: Any) -> ClusterCommands:
+    config = parse_config(sections)
+    plan = plan_cluster(config)
+    environments = [{"N": str(index)} for index in range(len(plan.instances))]
+    return ClusterCommands(
+        config, plan, environment={"N": "s"}, environments=environments, supervisor_pid=9
+    )
+
+
+def options(arguments: Any) -> dict[str, str]:
+    """Returns option -> value, `--set` left out."""
+    given = list(arguments)[4:]
+    pairs = zip(given[::2], given[1::2], strict=True)
+    return {option: value for option, value in pairs if option != "--set"}
+
+
+def test_settings_make_the_same_config():
+    config = parse_config(
+        {
+            "model": {"path": "a: b #ü", "dtype": "bfloat16"},
+            "mempool": {"hbm_blocks": 7, "transports": ["tcp", "device_put"], "host_gb": 0.5},
+            "engine": {"warm_up": False, "compile_cache": ""},
+            "scheduler": {"policy": "session", "cost": {"fixed_s": 0.25}},
+        }
+    )
+    pairs = settings(config)
+    assert pairs[::2] == ["--set"] * 9
+    assert load_config(None, overrides=pairs[1::2]) == config
+    assert settings(Config()) == []
+
+
+def test_the_scheduler_comes_back_on_its_port():
+    commands = commands_of(host="0.0.0.0", port=0, scheduler={"policy": "session"})
+    first, again = commands.scheduler(None), commands.scheduler(1234)
+    assert options(first.arguments) == {"--supervisor": "9", "--host": "0.0.0.0", "--port": "0"}
+    assert options(again.arguments)["--port"] == "1234"
+    assert 'scheduler.policy="session"' in first.arguments
+    assert (first.name, first.environment) == ("scheduler", {"N": "s"})
+
+
+def test_every_instance_is_told_who_it_is():
+    commands = commands_of(topology="2p1d", tp=2, caching="pd_basic", port=5)
+    p0, p1, d0 = commands.instances("127.0.0.1:5")
+    assert [each.name for each in (p0, p1, d0)] == ["p0", "p1", "d0"]
+    assert options(d0.arguments) == {
+        "--supervisor": "9",
+        "--name": "d0",
+        "--role": "decode",
+        "--tp": "2",
+        "--caching": "pd_basic",
+        "--scheduler": "127.0.0.1:5",
+        "--host": "127.0.0.1",
+        "--port": "0",
+    }
+    assert d0.environment == {"N": "2"}
+
+
+def test_an_instance_has_the_caching_mode_that_the_topology_gives():
+    (c0,) = commands_of().instances("127.0.0.1:5")
+    assert options(c0.arguments)["--caching"] == CachingMode.ON.value
+    assert to_mapping(Config())["caching"] is None
+
+
+def test_a_scheduler_on_every_address_is_dialled_on_loopback():
+    for host in ("0.0.0.0:7", "[::]:7"):
+        (c0,) = commands_of().instances(host)
+        assert options(c0.arguments)["--scheduler"] == "127.0.0.1:7"

@@ -1,6 +1,23 @@
 """Totals and load of one engine, as the scheduler is told."""
 
+import dataclasses
 from dataclasses import dataclass
+
+from memserve_jax.mempool.counters import PoolCounters
+
+OF_POOL = {  # field of Counters -> field of PoolCounters it repeats
+    "kv_blocks_sent": "blocks_sent",
+    "kv_bytes_sent": "bytes_sent",
+    "kv_transfer_calls": "transfer_calls",
+    "kv_transfer_s": "transfer_s",
+    "kv_transfers_done": "transfers_done",
+    "kv_transfers_failed": "transfers_failed",
+    "kv_reservations_refused": "reservations_refused",
+    "kv_blocks_received": "blocks_received",
+    "kv_bytes_received": "bytes_received",
+    "blocks_swapped_out": "blocks_swapped_out",
+    "blocks_swapped_in": "blocks_swapped_in",
+}
 
 
 @dataclass(slots=True)
@@ -37,6 +54,12 @@ class Counters:
     disk_blocks_skipped: int = 0
     kv_streams_aborted: int = 0
     transfer_mode_switches: int = 0
+
+    def with_pool(self, pool: PoolCounters) -> "Counters":
+        """Returns these totals with those of the engine's pool."""
+        of_pool = {name: getattr(pool, field) for name, field in OF_POOL.items()}
+        compiled = self.compiled_shapes + pool.compiled_shapes
+        return dataclasses.replace(self, compiled_shapes=compiled, **of_pool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

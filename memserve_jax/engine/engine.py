@@ -3,7 +3,7 @@
 import dataclasses
 
 from memserve_jax.core.clock import Clock
-from memserve_jax.core.config import EngineSection
+from memserve_jax.core.config import EngineSection, MemPoolSection
 from memserve_jax.core.errors import (
     DuplicateRequestError,
     MemServeError,
@@ -18,6 +18,7 @@ from memserve_jax.core.types import (
     Request,
     RequestId,
     Role,
+    TransferMode,
 )
 from memserve_jax.engine.batcher import Batcher, Chunk
 from memserve_jax.engine.buckets import make_ladder
@@ -29,9 +30,10 @@ from memserve_jax.engine.intake import Intake, Limits, context_limit
 from memserve_jax.engine.memory import SequenceMemory
 from memserve_jax.engine.pipeline import NewToken, Pipeline
 from memserve_jax.engine.reports import ended, grown, handed_over, moved
-from memserve_jax.engine.runner import Progress, Runner
+from memserve_jax.engine.runner import Progress, Runner, make_grouping
 from memserve_jax.engine.sequence import Duty, Phase, Sequence
 from memserve_jax.engine.steps import Steps
+from memserve_jax.engine.transfer_mode import ModeSwitch
 from memserve_jax.mempool.arrival import Arrival
 from memserve_jax.mempool.pool import MemPool
 from memserve_jax.mempool.transfer import Transfer
@@ -59,7 +61,7 @@ class Engine:
         card: ModelCard,
         tokenizer: Tokenizer,
         clock: Clock,
-        transfer_timeout_s: float = 30.0,
+        mempool: MemPoolSection | None = None,
         steps: Steps | None = None,
     ):
         self.instance, self.role = instance, role
@@ -72,6 +74,8 @@ class Engine:
         )
         self._limits = limits
         self._block_size_tokens = size
+        mempool = mempool or MemPoolSection()
+        self._switch = ModeSwitch(mempool)
         self._intake = Intake(limits=limits, card=card, tokenizer=tokenizer, clock=clock)
         self._memory = SequenceMemory(
             pool,
@@ -90,10 +94,13 @@ class Engine:
             chunk_tokens=config.chunk_tokens,
             decodes=role is not Role.PREFILL,
         )
-        self._runner = Runner(bundle, pool, ladder=ladder, rows=rows, steps=steps)
+        grouping = make_grouping(role, pool.layout, mempool, self._switch)
+        self._runner = Runner(
+            bundle, pool, ladder=ladder, rows=rows, grouping=grouping, steps=steps
+        )
         self._pipeline = Pipeline(self._runner, rows, clock)
         self._hand_offs = HandOffs(
-            pool, caching, block_size_tokens=size, timeout_s=transfer_timeout_s
+            pool, caching, block_size_tokens=size, timeout_s=mempool.transfer_timeout_s
         )
         self._sequences: dict[RequestId, Sequence] = {}
         self._events: list[Event] = []
@@ -339,22 +346,21 @@ class Engine:
     @property
     def counters(self) -> Counters:
         """Running totals since the start, fields as proto `Counters`; a snapshot."""
-        pool = self._pool.counters
-        return dataclasses.replace(
+        own = dataclasses.replace(
             self._counters,
             prefill_tokens_computed=self._pipeline.num_prompt_tokens,
             cached_tokens=self._memory.num_cached_tokens,
-            kv_blocks_sent=pool.blocks_sent,
-            kv_bytes_sent=pool.bytes_sent,
-            kv_transfer_calls=pool.transfer_calls,
-            kv_transfer_s=pool.transfer_s,
-            kv_blocks_received=pool.blocks_received,
             kv_send_backs=self._hand_offs.num_send_backs,
             kv_send_backs_dropped=self._hand_offs.num_dropped,
-            blocks_swapped_out=pool.blocks_swapped_out,
-            blocks_swapped_in=pool.blocks_swapped_in,
-            compiled_shapes=self._runner.num_compiled + pool.compiled_shapes,
+            transfer_mode_switches=self._switch.num_switches,
+            compiled_shapes=self._runner.num_compiled,
         )
+        return own.with_pool(self._pool.counters)
+
+    @property
+    def transfer_mode(self) -> TransferMode:
+        """How the KV of the next prompt will leave."""
+        return self._switch.mode
 
     @property
     def load(self) -> Load:

@@ -14,7 +14,8 @@ from memserve_jax.engine.batcher import Chunk
 from memserve_jax.engine.counters import PrefillRate
 from memserve_jax.engine.events import TopLogprobs
 from memserve_jax.engine.inputs import FROM_DEVICE, RowTable
-from memserve_jax.engine.runner import Runner, StepResult
+from memserve_jax.engine.result_lines import StepResult
+from memserve_jax.engine.runner import Runner
 from memserve_jax.engine.sequence import Duty, Phase, Sequence
 from memserve_jax.mempool.lease import Lease
 

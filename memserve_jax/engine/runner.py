@@ -10,23 +10,39 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Array
 
+from memserve_jax.core.config import MemPoolSection
+from memserve_jax.core.kv_layout import KVLayout
+from memserve_jax.core.types import Role
 from memserve_jax.engine.buckets import Ladder
+from memserve_jax.engine.grouped_steps import Group
 from memserve_jax.engine.inputs import RowTable
+from memserve_jax.engine.result_lines import StepResult, unpack
 from memserve_jax.engine.steps import StepOut, Steps
+from memserve_jax.engine.transfer_mode import ModeSwitch
 from memserve_jax.mempool.pool import MemPool
 from memserve_jax.model.bundle import ModelBundle
+from pallas_kernels.pages import KVPages
 
 Progress = Callable[[int, int, str], None]  # done, total, what was compiled
+AfterGroup = Callable[[Group], None]
 
 
 @dataclass(frozen=True, slots=True)
-class StepResult:
-    """What a step sampled, on the host; a line per row of the step."""
+class Grouping:
+    """Into which groups of layers mixed steps are cut, and whether all of them are."""
 
-    token_ids: list[int]
-    logprobs: np.ndarray  # f32 [B]; zeros unless a row of the step asked
-    top_token_ids: np.ndarray  # i32 [B, A]
-    top_logprobs: np.ndarray  # f32 [B, A]
+    groups: tuple[Group, ...]
+    is_always: bool
+
+
+def make_grouping(
+    role: Role, layout: KVLayout, mempool: MemPoolSection, switch: ModeSwitch
+) -> Grouping | None:
+    """Returns how an instance cuts its mixed steps: not at all unless it may send by layer."""
+    groups = layout.layer_groups(mempool.layer_groups)
+    if role is not Role.PREFILL or not switch.may_be_by_layer or len(groups) < 2:
+        return None
+    return Grouping(groups, switch.is_always_by_layer)
 
 
 class Runner:
@@ -39,6 +55,7 @@ class Runner:
         *,
         ladder: Ladder,
         rows: RowTable,
+        grouping: Grouping | None = None,
         steps: Steps | None = None,
     ):
         """Makes a runner with nothing under way.
@@ -48,6 +65,7 @@ class Runner:
           pool: Owns the pages, on the bundle's mesh.
           ladder: The sizes to pad to.
           rows: The lines that `dispatch_*` sends.
+          grouping: Two or more groups of layers; None: mixed steps are never cut.
           steps: Compiled steps of this bundle and this many rows, to share; None: own ones.
         """
         num_rows, line_width = rows.lines.shape
@@ -62,6 +80,8 @@ class Runner:
         self._ladder = ladder
         self._rows = rows
         self._steps = steps
+        self._grouping = grouping
+        self._grouped = steps.grouped(grouping.groups) if grouping else None
         self._state = steps.empty_state()
 
     @property
@@ -81,26 +101,35 @@ class Runner:
         )
 
     def dispatch_mixed(
-        self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], num_tokens: int
+        self,
+        rows: Sequence[int],
+        token_ids: Sequence[Sequence[int]],
+        num_tokens: int,
+        after_group: AfterGroup | None = None,
     ) -> Array:
         """Starts a step of `rows`, ascending, with these new tokens. For `read`.
 
         Line r of its result is row r of the engine.
+
+        Args:
+          rows: Of the step.
+          token_ids: New tokens of each.
+          num_tokens: In all.
+          after_group: Called after each group of layers has been dispatched and before the
+            next one is: what it dispatches reads those layers without waiting for others.
         """
         bucket = self._ladder.tokens(num_tokens)
-        return self._run(self._steps.mixed, self._rows.pack_mixed(rows, token_ids, bucket))
+        packed = self._rows.pack_mixed(rows, token_ids, bucket)
+        if self._grouping is not None and (after_group or self._grouping.is_always):
+            return self._run_grouped(packed, after_group)
+        result = self._run(self._steps.mixed, packed)
+        if after_group:
+            after_group((0, len(self._pool.pages.k)))
+        return result
 
     def read(self, step: Array) -> StepResult:
         """Waits for a dispatched step and brings its tokens to the host."""
-        lines = np.asarray(step)  # SYNC
-        floats = lines.view(np.float32)
-        num_top = (lines.shape[1] - 2) // 2
-        return StepResult(
-            token_ids=lines[:, 0].tolist(),
-            logprobs=floats[:, 1],
-            top_token_ids=lines[:, 2 : 2 + num_top],
-            top_logprobs=floats[:, 2 + num_top :],
-        )
+        return unpack(np.asarray(step))  # SYNC
 
     def set_history(self, row: int, prompt: Sequence[int], answer: Sequence[int]) -> None:
         """Tells the penalties of `row` which tokens came before."""
@@ -113,11 +142,17 @@ class Runner:
 
     def warm_up(self, progress: Progress | None = None) -> None:
         """Compiles every rung by running it on padding, and waits for the last."""
-        done, total = 0, len(self._ladder)
-        for kind, rungs, dispatch in (
+        programs = [
             ("decode, rows", self._ladder.decode_rows, self._warm_decode),
             ("prefill, tokens", self._ladder.mixed_tokens, self._warm_mixed),
-        ):
+            ("prefill by layer, tokens", self._ladder.mixed_tokens, self._warm_grouped),
+        ]
+        if self._grouping is None:
+            programs.pop()
+        elif self._grouping.is_always:
+            programs.pop(1)
+        done, total = 0, sum(len(rungs) for _, rungs, _ in programs)
+        for kind, rungs, dispatch in programs:
             for rung in rungs:
                 self.read(dispatch(rung))
                 done += 1
@@ -136,8 +171,22 @@ class Runner:
     def _warm_mixed(self, rung: int) -> Array:
         return self._run(self._steps.mixed, self._rows.pack_mixed([], [], rung))
 
+    def _warm_grouped(self, rung: int) -> Array:
+        return self._run_grouped(self._rows.pack_mixed([], [], rung), None)
+
     def _run(self, step: Callable[..., StepOut], packed: np.ndarray) -> Array:
         self._pool.pages, self._state, result = step(
             self._params, self._pool.pages, self._state, packed
         )
+        return result
+
+    def _run_grouped(self, packed: np.ndarray, after_group: AfterGroup | None) -> Array:
+        assert self._grouped is not None
+
+        def on_group(group: Group, pages: KVPages) -> None:
+            self._pool.pages = self._pool.pages.with_span(group[0], pages)
+            if after_group:
+                after_group(group)
+
+        self._state, result = self._grouped.run(self._pool.pages, self._state, packed, on_group)
         return result

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Int32
 
+from memserve_jax.engine.grouped_steps import Group, GroupedSteps
 from memserve_jax.engine.inputs import decode_batch, mixed_batch, unpack_lines
-from memserve_jax.engine.sampling import Sampled, SamplingState, empty_state, sample, set_history
+from memserve_jax.engine.result_lines import pack
+from memserve_jax.engine.sampling import SamplingState, empty_state, sample, set_history
 from memserve_jax.model.bundle import ModelBundle, Params
 from memserve_jax.parallel.sharding import page_sharding, replicated
 from pallas_kernels.pages import KVPages
@@ -20,14 +20,15 @@ StepOut = tuple[KVPages, SamplingState, Int32[Array, "B W"]]
 class Steps:
     """Jitted functions over one bundle. Engines on the same bundle and of the same size may share.
 
-    A result line holds a row's token, its logprob, the alternatives and their logprobs, floats as
-    bits: reading a step is reading one array. Pages and state are donated.
+    Results are lines as in `result_lines.py`. Pages and state are donated.
     """
 
     def __init__(self, bundle: ModelBundle, *, num_rows: int, line_width: int):
         self.num_rows, self.line_width = num_rows, line_width
         self.vocab_size = bundle.config.vocab_size
-        self.num_compiled = 0  # shapes of `decode` and `mixed`
+        self._num_compiled = 0  # shapes of `decode` and `mixed`
+        self._bundle = bundle
+        self._grouped: dict[tuple[Group, ...], GroupedSteps] = {}
         whole = replicated(bundle.mesh)
         shardings = (page_sharding(bundle.mesh), whole, whole)
         jit = partial(jax.jit, donate_argnums=(1, 2), out_shardings=shardings)
@@ -38,13 +39,26 @@ class Steps:
             partial(empty_state, num_rows, self.vocab_size), out_shardings=whole
         )
 
+    @property
+    def num_compiled(self) -> int:
+        """Shapes compiled so far, of steps and of groups of layers."""
+        return self._num_compiled + sum(each.num_compiled for each in self._grouped.values())
+
+    def grouped(self, groups: tuple[Group, ...]) -> GroupedSteps:
+        """Returns the mixed step cut into `groups`: the same programs whenever asked for."""
+        if groups not in self._grouped:
+            self._grouped[groups] = GroupedSteps(
+                self._bundle, groups, num_rows=self.num_rows, line_width=self.line_width
+            )
+        return self._grouped[groups]
+
     def empty_state(self) -> SamplingState:
         """Returns the sampling state of an engine without requests, on the mesh."""
         return self._empty_state()
 
     def _counted(self, step: Callable[..., StepOut]) -> Callable[..., StepOut]:
         def counted(params: Params, pages: KVPages, state: SamplingState, packed: Array) -> StepOut:
-            self.num_compiled += 1  # this line runs when traced: once a shape
+            self._num_compiled += 1  # this line runs when traced: once a shape
             return step(params, pages, state, packed)
 
         return counted
@@ -64,7 +78,7 @@ def _decode(
     logits, pages = bundle.decode(params, pages, batch)
     with jax.named_scope("sample"):
         sampled, state = sample(logits, state, rows.sampling)
-    return pages, state, _pack(sampled)
+    return pages, state, pack(sampled)
 
 
 def _mixed(
@@ -88,17 +102,4 @@ def _mixed(
     logits, pages = bundle.prefill(params, pages, batch)
     with jax.named_scope("sample"):
         sampled, state = sample(logits, state, rows.sampling)
-    return pages, state, _pack(sampled)
-
-
-def _pack(sampled: Sampled) -> Int32[Array, "B W"]:
-    bits = partial(lax.bitcast_convert_type, new_dtype=jnp.int32)
-    return jnp.concatenate(
-        [
-            sampled.token_ids[:, None],
-            bits(sampled.logprobs)[:, None],
-            sampled.top_token_ids,
-            bits(sampled.top_logprobs),
-        ],
-        axis=1,
-    )
+    return pages, state, pack(sampled)

@@ -175,7 +175,7 @@ def build_parts(
         card=recipe.card,
         tokenizer=recipe.tokenizer,
         clock=recipe.clock,
-        transfer_timeout_s=recipe.config.mempool.transfer_timeout_s,
+        mempool=recipe.config.mempool,
     )
     _log.info(
         "%s: KV capacity %d tokens (%d blocks of %d), context %d tokens",

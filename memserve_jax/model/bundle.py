@@ -1,15 +1,16 @@
-"""A model ready to serve: weights on a mesh and the two pure functions that use them."""
+"""A model ready to serve: weights on a mesh and the pure functions that use them."""
 
 import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float, Float32
 
 from memserve_jax.model.batch import DecodeBatch, PrefillBatch
 from memserve_jax.model.config import ModelConfig
@@ -32,8 +33,8 @@ Params = Mapping[str, Array]  # dotted path in the decoder -> weight
 class ModelBundle:
     """Weights and the forward passes over them.
 
-    Both passes are pure and not jitted: who jits them donates the pages. Logits are float32
-    and whole on every device.
+    The passes are pure and not jitted: who jits them donates the pages. Logits are float32
+    and whole on every device. `embed`, `run` of all layers in turn and `logits` make `prefill`.
     """
 
     config: ModelConfig
@@ -42,6 +43,34 @@ class ModelBundle:
     dtype: str
     decode: Callable[[Params, KVPages, DecodeBatch], tuple[Array, KVPages]]  # logits "B V"
     prefill: Callable[[Params, KVPages, PrefillBatch], tuple[Array, KVPages]]  # logits "R V"
+    embed: Callable[[Params, PrefillBatch], Array]  # residual stream "T D"
+    run: "RunLayers"
+    logits: Callable[[Params, Array, PrefillBatch], Array]  # of residual stream "T D": "R V"
+
+    def params_of(self, first_layer: int, num_layers: int) -> Params:
+        """Returns the weights that these layers use, and those of no layer."""
+        layers = {f"layers.{layer}" for layer in range(first_layer, first_layer + num_layers)}
+        return {
+            name: weight
+            for name, weight in self.params.items()
+            if not name.startswith("layers.") or ".".join(name.split(".")[:2]) in layers
+        }
+
+
+class RunLayers(Protocol):
+    """The forward pass of some consecutive layers over new tokens."""
+
+    def __call__(
+        self,
+        params: Params,
+        x: Float[Array, "T D"],
+        pages: KVPages,
+        batch: PrefillBatch,
+        *,
+        first_layer: int,
+    ) -> tuple[Float[Array, "T D"], KVPages]:
+        """Returns the residual stream after the layers that `pages` are of, and those pages."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +85,11 @@ class Skeleton:
     treedef: jax.tree_util.PyTreeDef  # pyright: ignore[reportInvalidTypeForm]
 
     def merge(self, params: Params) -> Decoder:
-        """Returns the decoder that holds `params`. Cheap inside a trace, not outside."""
-        leaves = [params[name] for name in self.shapes]
+        """Returns the decoder that holds `params`. Cheap inside a trace, not outside.
+
+        Layers whose weights are not given hold shapes, and cannot be run.
+        """
+        leaves = [params.get(name, shape) for name, shape in self.shapes.items()]
         return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, leaves))
 
 
@@ -103,6 +135,9 @@ def make_bundle(
         dtype=skeleton.dtype,
         decode=functools.partial(_decode, skeleton, paged),
         prefill=functools.partial(_prefill, skeleton, paged),
+        embed=functools.partial(_embed, skeleton),
+        run=functools.partial(_run, skeleton, paged),
+        logits=functools.partial(_last_logits, skeleton),
     )
 
 
@@ -117,10 +152,34 @@ def _decode(
 def _prefill(
     skeleton: Skeleton, paged: PagedKernels, params: Params, pages: KVPages, batch: PrefillBatch
 ) -> tuple[Float32[Array, "R V"], KVPages]:
+    x = _embed(skeleton, params, batch)
+    x, pages = _run(skeleton, paged, params, x, pages, batch, first_layer=0)
+    return _last_logits(skeleton, params, x, batch), pages
+
+
+def _embed(skeleton: Skeleton, params: Params, batch: PrefillBatch) -> Float[Array, "T D"]:
+    return skeleton.merge(params).embed(batch.token_ids)
+
+
+def _run(
+    skeleton: Skeleton,
+    paged: PagedKernels,
+    params: Params,
+    x: Float[Array, "T D"],
+    pages: KVPages,
+    batch: PrefillBatch,
+    *,
+    first_layer: int,
+) -> tuple[Float[Array, "T D"], KVPages]:
     decoder = skeleton.merge(params)
-    x, pages = decoder(batch.token_ids, batch.positions, pages, paged.prefill(batch))
+    return decoder.run(x, batch.positions, pages, paged.prefill(batch), first_layer=first_layer)
+
+
+def _last_logits(
+    skeleton: Skeleton, params: Params, x: Float[Array, "T D"], batch: PrefillBatch
+) -> Float32[Array, "R V"]:
     last = jnp.maximum(batch.query_starts[1:] - 1, 0)  # rows without tokens: any value
-    return _whole(decoder.logits(x[last]), skeleton.mesh), pages
+    return _whole(skeleton.merge(params).logits(x[last]), skeleton.mesh)
 
 
 def _whole(logits: Float32[Array, "B V"], mesh: Mesh) -> Float32[Array, "B V"]:

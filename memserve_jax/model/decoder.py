@@ -67,11 +67,27 @@ class Decoder(nnx.Module):
         attend: Attend,
     ) -> tuple[Float[Array, "T D"], KVPages]:
         """Returns the residual stream of the new tokens after the last layer, and the pages."""
+        return self.run(self.embed(token_ids), positions, pages, attend)
+
+    def embed(self, token_ids: Int32[Array, " T"]) -> Float[Array, "T D"]:
+        """Returns the residual stream before the first layer."""
         with jax.named_scope("embedding"):
-            x = self.embedding[...].at[token_ids].get(mode="clip")
+            return self.embedding[...].at[token_ids].get(mode="clip")
+
+    def run(
+        self,
+        x: Float[Array, "T D"],
+        positions: Int32[Array, " T"],
+        pages: KVPages,
+        attend: Attend,
+        *,
+        first_layer: int = 0,
+    ) -> tuple[Float[Array, "T D"], KVPages]:
+        """Returns the residual stream after the layers that `pages` are of, and those pages."""
         cos_sin = rotations(positions, self.config.rope, self.config.head_dim)
+        layers = self.layers[first_layer : first_layer + len(pages.k)]
         k_pages, v_pages = [], []
-        for layer, k, v in zip(self.layers, pages.k, pages.v, strict=True):
+        for layer, k, v in zip(layers, pages.k, pages.v, strict=True):
             x, (k, v) = layer(x, cos_sin, (k, v), attend)
             k_pages.append(k)
             v_pages.append(v)

@@ -40,5 +40,6 @@ def status_message(parts: EngineParts, *, state: State, target: str) -> pb.Insta
         queued_prefill_tokens=load.queued_prefill_tokens,
         prefill_tokens_per_s=load.prefill_tokens_per_s,
         max_context_tokens=parts.engine.max_context_tokens,
+        transfer_mode=parts.engine.transfer_mode,
         counters=pb.Counters(**dataclasses.asdict(parts.engine.counters)),
     )

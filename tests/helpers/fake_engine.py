@@ -15,6 +15,7 @@ from memserve_jax.core.types import (
     Role,
     SamplingParams,
     TransferId,
+    TransferMode,
 )
 from memserve_jax.engine.counters import Counters, Load
 from memserve_jax.engine.engine import Engine
@@ -102,6 +103,10 @@ class FakeEngine(Engine):
     @property
     def counters(self) -> Counters:
         return Counters(requests=len(self.calls))
+
+    @property
+    def transfer_mode(self) -> TransferMode:
+        return TransferMode.BY_REQUEST_AGGREGATED
 
     @property
     def load(self) -> Load:

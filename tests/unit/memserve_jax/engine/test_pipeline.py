@@ -5,7 +5,8 @@ from memserve_jax.core.clock import ManualClock
 from memserve_jax.engine.batcher import Chunk
 from memserve_jax.engine.inputs import FROM_DEVICE, Column, RowTable
 from memserve_jax.engine.pipeline import Pipeline
-from memserve_jax.engine.runner import Runner, StepResult
+from memserve_jax.engine.result_lines import StepResult
+from memserve_jax.engine.runner import Runner
 from memserve_jax.engine.sequence import Duty, Phase
 from memserve_jax.mempool.lease import Lease
 from tests.helpers.sequences import make_sequence

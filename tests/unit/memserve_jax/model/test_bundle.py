@@ -1,5 +1,7 @@
 """Both passes agree with each other, leave padding alone, and update pages in place."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +82,29 @@ def test_padding_writes_nothing_and_changes_nothing(bundle, prefill):
     for page in (*after.k, *after.v):
         used = np.abs(np.asarray(page)).sum(axis=(1, 2, 3)) > 0
         assert used.nonzero()[0].tolist() == [1, 3]
+
+
+def test_layer_by_layer_is_one_prefill(bundle, prefill):
+    pages = zero_pages(bundle, BLOCKS, BLOCK)
+    batch = prefill_batch(1, 0, 6)
+    whole, after = prefill(bundle.params, pages, batch)
+    x = jax.jit(bundle.embed)(bundle.params_of(0, 1), batch)
+    for layer in range(2):
+        run = jax.jit(functools.partial(bundle.run, first_layer=layer))
+        x, part = run(bundle.params_of(layer, 1), x, pages.span(layer, 1), batch)
+        pages = pages.with_span(layer, part)
+    logits = jax.jit(bundle.logits)(bundle.params_of(1, 1), x, batch)
+    np.testing.assert_allclose(logits[1], whole[1], atol=1e-4)
+    for page, wanted in zip((*pages.k, *pages.v), (*after.k, *after.v), strict=True):
+        np.testing.assert_allclose(page, wanted, atol=1e-4)
+
+
+def test_a_group_holds_the_weights_of_its_layers_and_of_no_layer(bundle):
+    names = {name for name in bundle.params if not name.startswith("layers.0.")}
+    assert set(bundle.params_of(1, 1)) == names
+    assert set(bundle.params_of(0, 2)) == set(bundle.params)
+    with pytest.raises(TypeError):
+        bundle.embed({}, prefill_batch(0, 0, 6))
 
 
 def test_logits_are_float32_in_any_dtype(tmp_path):

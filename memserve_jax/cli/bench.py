@@ -1,230 +1,50 @@
 """`memserve bench`: the measurements behind every claim."""
 
-import dataclasses
-import importlib
-import json
-import pathlib
-import types
-from typing import Any
-
 import click
-import rich.console
-import rich.progress
 
-from memserve_jax.bench import report, serve
-from memserve_jax.bench.lengths import ALLOWED
-from memserve_jax.bench.load import LoadResult
-from memserve_jax.bench.metrics import RequestRecord, Summary, summarize
-from memserve_jax.core.config import Config
-from memserve_jax.core.errors import ConfigError, MemServeError
+from memserve_jax.cli.lazy_group import LazyGroup
+from memserve_jax.core.errors import ConfigError
 
+_FOLDER = "memserve_jax.cli"
+COMMANDS = {  # command -> module, what it measures
+    "serve": (f"{_FOLDER}.bench_serve", "A server's latencies under load."),
+    "engine": (f"{_FOLDER}.bench_engine", "The engine against a bare loop over the same step."),
+    "model": (f"{_FOLDER}.bench_model", "A whole model against the device's bounds, and peers."),
+}
 COMING = {  # command -> what brings it
-    "model": "the model issue",
     "pool": "the MemPool issue",
-    "transfer": "the transfer issue",
+    "transfer": "the MemPool issue",
     "kernels": "the kernels issue",
     "route": "the scheduler issue",
     "fit": "the scheduler issue",
     "simulate": "the scheduler issue",
     "report": "the evaluation issue",
 }
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(serve.ServeOptions)}
-_POSITIVE = click.IntRange(min=1)
-_POSITIVE_S = click.FloatRange(min=0, min_open=True)
 
 
-@click.group()
-def command() -> None:
-    """Measure a server, the engine, the pool."""
+class _Group(LazyGroup):
+    """The table's commands, and those that only say what will bring them."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMING:
+            return _coming(cmd_name, COMING[cmd_name])
+        return super().get_command(ctx, cmd_name)
 
 
-def _option(name: str, kind: Any, text: str) -> Any:
-    field = name.removeprefix("--").replace("-", "_")
-    default = _DEFAULTS[field]
-    return click.option(name, type=kind, default=default, show_default=True, help=text)
-
-
-_SERVE_OPTIONS = [
-    _option("--concurrency", _POSITIVE, "Closed loop: sessions at a time (8 without --rate)."),
-    _option("--rate", float, "Open loop: requests a second, Poisson arrivals; inf: all at once."),
-    _option("--num-requests", _POSITIVE, "Requests in all (64, or the whole dataset)."),
-    _option("--duration-s", _POSITIVE_S, "Start no request later than this."),
-    _option("--prompt-tokens", str, f"Length of a first prompt: {ALLOWED}."),
-    _option("--output-tokens", str, "Length of answers, in the same words."),
-    _option("--turn-tokens", str, "New prompt tokens of each later turn, in the same words."),
-    _option("--turns", _POSITIVE, "Turns of a session: history, real answers, new tokens."),
-    _option("--think-time-s", click.FloatRange(min=0), "Between an answer and the next turn."),
-    _option("--shared-prefix-tokens", click.IntRange(min=0), "Leading tokens that sessions share."),
-    _option("--shared-prefixes", _POSITIVE, "Different shared prefixes, taken in turn."),
-    _option("--vocab-size", click.IntRange(min=1, max=2**32), "Random tokens lie below this."),
-    _option(
-        "--dataset",
-        click.Path(dir_okay=False),
-        "Prompts from a file: JSONL with prompt, token_ids or messages (and output_tokens,"
-        " session_id), or ShareGPT's JSON.",
-    ),
-    _option("--tokenizer", click.Path(), "Model folder to measure recorded answers with."),
-]
-
-
-_SAMPLING_OPTIONS = [
-    click.option("--as-text", is_flag=True, help="Send chats of a dataset as plain text."),
-    _option("--temperature", click.FloatRange(min=0), "0 is greedy."),
-    click.option(
-        "--ignore-eos/--stop-at-eos", default=True, show_default=True, help="Fixed lengths or not."
-    ),
-    _option("--seed", click.IntRange(min=0, max=2**63 - 1), "Of prompts, arrivals and sampling."),
-    _option("--cache-salt", str, "Keeps this run's prefixes apart from other runs'."),
-    _option("--warm-up", click.IntRange(min=0), "Requests played first and not counted."),
-    _option("--timeout-s", _POSITIVE_S, "Deadline of each request."),
-    _option("--connect-timeout-s", _POSITIVE_S, "How long the target may take to answer at all."),
-    _option("--slo-ttft-s", _POSITIVE_S, "Goodput counts requests with at most this TTFT."),
-    _option("--slo-tpot-s", _POSITIVE_S, "Goodput counts requests with at most this TPOT."),
-]
-
-
-def _with_options(function: Any) -> Any:
-    for option in reversed(_SERVE_OPTIONS + _SAMPLING_OPTIONS):
-        function = option(function)
-    return function
-
-
-@command.command("serve")
-@click.option("--target", default="127.0.0.1:50051", show_default=True, help="HOST:PORT.")
-@_with_options
-@click.option("--json", "json_path", help="Write everything as JSON; - is stdout.")
-@click.option("--plot", "plot_path", help="Write a PNG (needs the extra `plot`).")
-def serve_command(json_path: str | None, plot_path: str | None, **values: Any) -> None:
-    """Load a server with requests and time the answers.
-
-    With --rate a session's turns still wait for the answer before them; sessions arrive so that
-    requests come at the rate. Latencies are the client's own; exits 1 if no request succeeds.
-    """
-    plot = _load_plot() if plot_path else None
-    _check_folders(json_path, plot_path)
-    options = serve.ServeOptions(**values)
-    workload = serve.build_workload(options)
-    result = _measure(options, workload)
-    summary = summarize(result.records, options.objective)
-    _show(summary, result, to_stderr=json_path == "-")
-    if json_path:
-        text = report.to_json(summary, result, target=options.target, options=values)
-        _write(json_path, text)
-    if plot and plot_path:
-        title = f"memserve bench serve, {options.target}"
-        try:
-            plot.write_plot(plot_path, result.records, summary, title)
-        except OSError as error:
-            raise MemServeError(f"--plot {plot_path}: cannot write: {error.strerror}") from None
-    if not summary.num_ok:
-        first = result.records[0] if result.records else None
-        reason = f"{first.status}: {first.error}" if first else "none was sent"
-        raise MemServeError(f"no request succeeded; first: {reason}")
-
-
-@command.command("engine")
-@click.option("--batches", default="1,8,32", show_default=True, help="Rows, one run each.")
-@click.option("--prompt-tokens", type=_POSITIVE, help="Context when the decoding starts.")
-@click.option("--steps", "num_steps", type=_POSITIVE, help="Of each round.")
-@click.option("--rounds", "num_rounds", type=click.IntRange(min=2), help="Medians over them.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]))
-@click.option("--json", "json_path", help="Write the report as JSON; - is stdout.")
-def engine_command(batches: str, json_path: str | None, **values: Any) -> None:
-    """Compare the engine's decode rate with a bare loop over the same jitted step.
-
-    The model is the embedded one scaled to about 80M parameters, on the first device.
-    """
-    rows = _batches(batches)
-    _check_folders(json_path, None)
-    importlib.import_module("memserve_jax.launch.build").use_compile_cache(Config())
-    engine = importlib.import_module("memserve_jax.bench.engine")
-    given = {name: value for name, value in values.items() if value is not None}
-    options = engine.EngineBenchOptions(batches=rows, **given)
-    with _progress() as progress:
-        task = progress.add_task("engine")
-
-        def on_progress(done: int, total: int, what: str) -> None:
-            progress.update(task, completed=done, total=total, description=what)
-
-        found = engine.run(options, progress=on_progress)
-    rich.console.Console(stderr=json_path == "-", highlight=False).print(engine.table(found))
-    if json_path:
-        _write(json_path, json.dumps(found.to_mapping(), indent=1))
-
-
-def _batches(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigError(f"--batches: got {text!r}, allowed: whole numbers >= 1, as in 1,8,32")
-    return tuple(int(part) for part in parts)
-
-
-def _measure(options: serve.ServeOptions, workload: serve.Workload) -> LoadResult:
-    with _progress() as progress:
-        task = progress.add_task("requests", total=workload.num_requests)
-
-        def on_record(record: RequestRecord) -> None:
-            progress.advance(task)
-
-        return serve.run(options, workload, on_record=on_record)
-
-
-def _progress() -> rich.progress.Progress:
-    return rich.progress.Progress(
-        *rich.progress.Progress.get_default_columns(),
-        console=rich.console.Console(stderr=True),
-        transient=True,
-    )
-
-
-def _show(summary: Summary, result: LoadResult, *, to_stderr: bool) -> None:
-    console = rich.console.Console(stderr=to_stderr, highlight=False)
-    console.print(report.latency_table(summary))
-    console.print(report.volume_table(summary))
-    if result.num_abandoned:
-        console.print(f"{result.num_abandoned} later turns were not sent after a failed one")
-    for failed in [record for record in result.records if not record.is_ok][:3]:
-        console.print(f"{failed.request_id}: {failed.status}: {failed.error}", markup=False)
-    for warning in result.warnings():
-        click.echo(f"warning: {warning}", err=True)
-
-
-def _write(path: str, text: str) -> None:
-    if path == "-":
-        click.echo(text)
-        return
-    try:
-        pathlib.Path(path).write_text(f"{text}\n", encoding="utf-8")
-    except OSError as error:
-        raise MemServeError(f"--json {path}: cannot write: {error.strerror}") from None
-
-
-def _check_folders(json_path: str | None, plot_path: str | None) -> None:
-    """Refuses a report that could not be written, before the run rather than after it."""
-    for option, path in (("--json", json_path), ("--plot", plot_path)):
-        if path and path != "-" and not pathlib.Path(path).parent.is_dir():
-            raise ConfigError(f"{option}: got {path!r}, allowed: a file in a folder that exists")
-
-
-def _load_plot() -> types.ModuleType:
-    try:
-        return importlib.import_module("memserve_jax.bench.plot")
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("matplotlib"):
-            raise
-        raise ConfigError("--plot: matplotlib is not installed: pip install .[plot]") from None
-
-
-def _add_coming(name: str, brought_by: str) -> None:
-    @command.command(
-        name,
-        short_help=f"Not there yet: comes with {brought_by}.",
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+def _coming(name: str, brought_by: str) -> click.Command:
+    @click.command(
+        name, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
     )
     def coming() -> None:
         """Not there yet."""
         raise ConfigError(f"bench {name}: not there yet: comes with {brought_by}")
 
+    return coming
 
-for _name, _brought_by in COMING.items():
-    _add_coming(_name, _brought_by)
+
+_LATER = {name: ("", f"Not there yet: comes with {by}.") for name, by in COMING.items()}
+
+
+@click.group(cls=_Group, table=COMMANDS | _LATER)
+def command() -> None:
+    """Measure a server, the engine, a model."""

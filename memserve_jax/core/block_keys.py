@@ -18,7 +18,7 @@ class BlockKeys:
 
     __slots__ = ("_num_blocks", "_packed", "_token_ids", "width")
 
-    def __init__(self, *, packed: bytes, token_ids: Sequence[int], num_blocks: int, width: int):
+    def __init__(self, packed: bytes, token_ids: Sequence[int], num_blocks: int, width: int):
         """For `block_keys` and `joined_keys`."""
         self.width = width
         self._packed = packed
@@ -47,16 +47,12 @@ class BlockKeys:
             raise ValueError(f"width: got {other.width}, allowed: {self.width}, as before it")
         packed = self.text(0, len(self)) + other.text(0, len(other))
         num_blocks = len(self) + len(other)
-        return BlockKeys(packed=packed, token_ids=(), num_blocks=num_blocks, width=self.width)
+        return BlockKeys(packed, (), num_blocks, self.width)
 
     def first(self, num_blocks: int) -> "BlockKeys":
         """Returns the keys of at most so many leading blocks."""
-        return BlockKeys(
-            packed=self._packed,
-            token_ids=self._token_ids,
-            num_blocks=max(0, min(num_blocks, self._num_blocks)),
-            width=self.width,
-        )
+        num_blocks = max(0, min(num_blocks, self._num_blocks))
+        return BlockKeys(self._packed, self._token_ids, num_blocks, self.width)
 
     def text(self, start: int, stop: int) -> bytes:
         """Returns the keys of blocks `start` to `stop - 1`, joined.
@@ -64,16 +60,19 @@ class BlockKeys:
         Raises:
           OverflowError: a token id does not fit in 32 bits without a sign.
         """
-        packed = self._packed
-        if len(packed) < stop * self.width:
-            have = len(packed) // _TOKEN_BYTES
-            wanted = self._token_ids[have : stop * self.width // _TOKEN_BYTES]
-            try:
-                packed += array("I", wanted).tobytes()
-            except OverflowError as error:
-                raise OverflowError(f"token id: {error}") from None
-            self._packed = packed
-        return packed[start * self.width : stop * self.width]
+        width = self.width
+        end = stop * width
+        if len(self._packed) < end:
+            self._pack(end)
+        return self._packed[start * width : end]
+
+    def _pack(self, num_bytes: int) -> None:
+        have = self._packed
+        wanted = self._token_ids[len(have) // _TOKEN_BYTES : num_bytes // _TOKEN_BYTES]
+        try:
+            self._packed = have + array("I", wanted).tobytes()
+        except OverflowError as error:
+            raise OverflowError(f"token id: {error}") from None
 
 
 def block_keys(
@@ -91,7 +90,7 @@ def block_keys(
     if max_blocks is not None:
         num_blocks = max(0, min(num_blocks, max_blocks))
     width = block_size_tokens * _TOKEN_BYTES
-    return BlockKeys(packed=b"", token_ids=token_ids, num_blocks=num_blocks, width=width)
+    return BlockKeys(b"", token_ids, num_blocks, width)
 
 
 def joined_keys(keys: Sequence[bytes]) -> BlockKeys:
@@ -103,4 +102,4 @@ def joined_keys(keys: Sequence[bytes]) -> BlockKeys:
     width = len(keys[0]) if keys else 1
     if not width or any(len(key) != width for key in keys):
         raise ValueError(f"keys: got widths {sorted(set(map(len, keys)))}, allowed: one, above 0")
-    return BlockKeys(packed=b"".join(keys), token_ids=(), num_blocks=len(keys), width=width)
+    return BlockKeys(b"".join(keys), (), len(keys), width)

@@ -71,7 +71,7 @@ class Run(Generic[V]):
     def num_common(self, keys: BlockKeys, start: int) -> int:
         """Blocks of this run that `keys` goes on with from `start`; it has the first one.
 
-        Looks at little more than twice what they have in common.
+        Looks at no more than some four times of what they have in common.
         """
         width, text = keys.width, self.text
         low, high = 1, min(len(self.nodes), len(keys) - start)
@@ -79,7 +79,7 @@ class Run(Generic[V]):
         while low < high:  # the first `low` agree, and no more than `high`
             middle = min(low + step, high)
             if text.startswith(keys.text(start + low, start + middle), low * width):
-                low, step = middle, 2 * step
+                low, step = middle, 4 * step
             else:
                 high = middle - 1
                 step = max(1, (high - low) // 2)

@@ -19,8 +19,10 @@ class BlockAllocator:
         self.num_blocks = num_blocks
         # A stack: the block freed last is the likeliest to be warm in some cache.
         self._free = [BlockId(block) for block in range(num_blocks - 1, -1, -1)]
-        self._leases: dict[BlockId, int] = {}
-        self._indexed: set[BlockId] = set()
+        self._counts = [0] * num_blocks  # leases on each block
+        self._indexed = bytearray(num_blocks)  # 1 where the index holds the block
+        self._num_leased = 0
+        self._num_indexed = 0
         self._num_idle = 0
 
     @property
@@ -31,12 +33,12 @@ class BlockAllocator:
     @property
     def num_leased(self) -> int:
         """Blocks with at least one lease."""
-        return len(self._leases)
+        return self._num_leased
 
     @property
     def num_indexed(self) -> int:
         """Blocks the index holds, leased or not."""
-        return len(self._indexed)
+        return self._num_indexed
 
     @property
     def num_idle(self) -> int:
@@ -45,15 +47,15 @@ class BlockAllocator:
 
     def is_leased(self, block: BlockId) -> bool:
         """Whether some lease covers the block."""
-        return block in self._leases
+        return self._counts[block] > 0
 
     def leases_on(self, block: BlockId) -> int:
         """How many leases cover the block."""
-        return self._leases.get(block, 0)
+        return self._counts[block]
 
     def is_indexed(self, block: BlockId) -> bool:
         """Whether the index holds the block."""
-        return block in self._indexed
+        return self._indexed[block] == 1
 
     def alloc(self, count: int) -> list[BlockId]:
         """Takes `count` blocks, one lease on each. All or none.
@@ -67,20 +69,24 @@ class BlockAllocator:
             return []
         blocks = self._free[: -count - 1 : -1]
         del self._free[-count:]
-        self._leases.update(dict.fromkeys(blocks, 1))
+        counts = self._counts
+        for block in blocks:
+            counts[block] = 1
+        self._num_leased += count
         return blocks
 
     def share(self, blocks: Iterable[BlockId]) -> None:
         """Adds a lease to blocks that are leased or indexed."""
-        leases = self._leases
+        counts = self._counts
+        num_first = 0
         for block in blocks:
-            count = leases.get(block)
-            if count is None:
-                assert block in self._indexed, f"{self.tier} block {block} is free"
-                leases[block] = 1
-                self._num_idle -= 1
-            else:
-                leases[block] = count + 1
+            count = counts[block]
+            counts[block] = count + 1
+            if not count:
+                assert self._indexed[block], f"{self.tier} block {block} is free"
+                num_first += 1
+        self._num_leased += num_first
+        self._num_idle -= num_first
 
     def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
         """Drops a lease from each block; one with none left that is not indexed becomes free.
@@ -88,43 +94,53 @@ class BlockAllocator:
         Returns:
           The blocks that became idle.
         """
-        leases, indexed = self._leases, self._indexed
+        counts, indexed, free = self._counts, self._indexed, self._free
         idle: list[BlockId] = []
+        num_free = len(free)
         for block in blocks:
-            count = leases[block]
-            if count > 1:
-                leases[block] = count - 1
-                continue
-            del leases[block]
-            if block in indexed:
-                idle.append(block)
-            else:
-                self._free.append(block)
+            count = counts[block] - 1
+            assert count >= 0, f"{self.tier} block {block} is not leased"
+            counts[block] = count
+            if not count:
+                (idle if indexed[block] else free).append(block)
+        self._num_leased -= len(idle) + len(free) - num_free
         self._num_idle += len(idle)
         return idle
 
     def hold(self, blocks: Sequence[BlockId]) -> None:
         """Notes that the index holds these leased blocks from now on."""
-        assert self._leases.keys() >= set(blocks), f"a {self.tier} block is not leased"
-        assert self._indexed.isdisjoint(blocks), f"a {self.tier} block is indexed twice"
-        self._indexed.update(blocks)
+        counts, indexed = self._counts, self._indexed
+        for block in blocks:
+            assert counts[block], f"{self.tier} block {block} is not leased"
+            assert not indexed[block], f"{self.tier} block {block} is indexed twice"
+            indexed[block] = 1
+        self._num_indexed += len(blocks)
 
-    def drop(self, block: BlockId) -> None:
-        """Notes that the index does not hold a block any more; it is free if unleased."""
-        self._indexed.remove(block)
-        if block not in self._leases:
-            self._num_idle -= 1
-            self._free.append(block)
+    def drop(self, blocks: Sequence[BlockId]) -> None:
+        """Notes that the index does not hold these blocks any more; unleased ones are free."""
+        counts, indexed, free = self._counts, self._indexed, self._free
+        num_free = len(free)
+        for block in blocks:
+            assert indexed[block], f"{self.tier} block {block} is not indexed"
+            indexed[block] = 0
+            if not counts[block]:
+                free.append(block)
+        self._num_indexed -= len(blocks)
+        self._num_idle -= len(free) - num_free
 
     def lease_counts(self) -> dict[BlockId, int]:
         """Returns how many leases each leased block has: a copy."""
-        return dict(self._leases)
+        return {BlockId(block): count for block, count in enumerate(self._counts) if count}
 
     def check(self) -> None:
         """Asserts that free blocks and held ones partition the tier."""
-        free, held = set(self._free), self._indexed.union(self._leases)
+        free, leased = set(self._free), set(self.lease_counts())
+        indexed = {block for block, is_held in enumerate(self._indexed) if is_held}
+        held = indexed | leased
         assert len(free) == len(self._free), "a block is free twice"
         assert free.isdisjoint(held), "a block is both free and held"
         assert len(free) + len(held) == self.num_blocks, "a block is lost"
-        assert all(count > 0 for count in self._leases.values()), "a lease count is not positive"
-        assert self._num_idle == len(self._indexed.difference(self._leases)), "idle is miscounted"
+        assert min(self._counts, default=0) >= 0, "a lease count is negative"
+        assert self._num_leased == len(leased), "leased blocks are miscounted"
+        assert self._num_indexed == len(indexed), "indexed blocks are miscounted"
+        assert self._num_idle == len(indexed - leased), "idle is miscounted"

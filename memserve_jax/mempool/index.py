@@ -9,6 +9,7 @@ block, in a HOST block, or in both (equal copies). Two laws keep eviction simple
 """
 
 import collections
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -81,14 +82,15 @@ class PrefixIndex:
         Who leases some of their blocks must lease all of them.
         """
         path = self._tree.walk(salt, keys)
-        self._touch(path)
+        if path:
+            self._touch(path)
         return path
 
     def node_of(self, tier: Tier, block: BlockId) -> PrefixNode | None:
         """Returns the node that an indexed block belongs to."""
         return self._nodes[tier].get(block)
 
-    def add(self, tier: Tier, salt: str, keys: BlockKeys, blocks: Sequence[BlockId]) -> Added:
+    def add(self, tier: Tier, salt: str, keys: BlockKeys, blocks: list[BlockId]) -> Added:
         """Records that `blocks`, all leased, hold the KV of `keys`, from position 0 on.
 
         A position that `tier` holds keeps its block.
@@ -98,30 +100,30 @@ class PrefixIndex:
         """
         if len(blocks) != len(keys):
             raise ValueError(f"blocks: got {len(blocks)}, allowed: {len(keys)}, one a key")
-        self._expect_unindexed_elsewhere(tier, salt, keys, blocks)
+        known = self._tree.walk(salt, keys)
+        held = [node.value.hbm if tier is Tier.HBM else node.value.host for node in known]
+        self._expect_unindexed_elsewhere(tier, held, blocks)
         path, num_known = self._tree.extend(salt, keys, Holding)
-        self._num_accesses += 1
-        now = self._num_accesses
-        kept: list[BlockId] = []
+        self._touch(path)
+        new = blocks[num_known:]
         taken: list[BlockId] = []
+        kept: list[BlockId] = []
         num_kept = 0
-        for node, block in zip(path[:num_known], blocks, strict=False):
-            holding = node.value
-            holding.stamp = now
-            held = holding.hbm if tier is Tier.HBM else holding.host
-            if held is not None and held != block:
-                kept.append(held)
-                continue
-            if held is None:
-                self._place(tier, node, block)
-                taken.append(block)
-            num_kept = len(kept)
-        if num_known < len(path):
-            self._fill(tier, path[num_known:], blocks[num_known:])
-            taken += blocks[num_known:]
+        if held != blocks[:num_known]:
+            for node, mine, block in zip(known, held, blocks, strict=False):
+                if mine is not None and mine != block:
+                    kept.append(mine)
+                    continue
+                if mine is None:
+                    self._place(tier, node, block)
+                    taken.append(block)
+                num_kept = len(kept)
+        if new:
+            self._fill(tier, path[num_known:], new)
+            taken += new
             num_kept = len(kept)
         self._allocators[tier].hold(taken)
-        return Added(len(path) - num_known, kept[:num_kept])
+        return Added(len(new), kept[:num_kept])
 
     def extend(self, tier: Tier, salt: str, keys: BlockKeys, blocks: Sequence[BlockId]) -> int:
         """Records that `blocks`, all leased, hold the KV of the last of `keys`.
@@ -164,7 +166,7 @@ class PrefixIndex:
         else:
             assert holding.hbm is not None, "the last copy of a node was taken"
             holding.host = None
-        self._forget(tier, block)
+        self._forget(tier, [block])
         if tier is Tier.HBM:
             self._lost_hbm_child(_parent(node))
 
@@ -177,13 +179,12 @@ class PrefixIndex:
         parent = _parent(node)
         num_blocks = 0
         lost_hbm = node.value.hbm is not None
-        for gone in self._tree.remove(node):
-            holding = gone.value
-            for tier in self._allocators:
-                block = holding.block(tier)
-                if block is not None:
-                    self._forget(tier, block)
-                    num_blocks += 1
+        removed = [gone.value for gone in self._tree.remove(node)]
+        for tier in self._allocators:
+            blocks = [block for each in removed if (block := each.block(tier)) is not None]
+            self._forget(tier, blocks)
+            num_blocks += len(blocks)
+        for holding in removed:
             holding.hbm = holding.host = None
             holding.num_hbm_children = 0
         if lost_hbm:
@@ -221,7 +222,10 @@ class PrefixIndex:
         """Takes note that nobody leases these indexed blocks any more."""
         nodes = self._nodes[tier]
         for block in blocks:
-            self._offer(tier, nodes[block])
+            node = nodes[block]
+            if tier is Tier.HBM and node.value.num_hbm_children:
+                continue  # no victim: most blocks are neither last nor before a fork
+            self._offer(tier, node)
 
     def check(self) -> None:
         """Asserts the laws above, and that blocks, nodes and heaps agree."""
@@ -264,16 +268,15 @@ class PrefixIndex:
             assert leased, "a leased block after an idle one"
 
     def _expect_unindexed_elsewhere(
-        self, tier: Tier, salt: str, keys: BlockKeys, blocks: Sequence[BlockId]
+        self, tier: Tier, held: Sequence[BlockId | None], blocks: Sequence[BlockId]
     ) -> None:
-        nodes = self._nodes[tier]
-        known = [(i, nodes[block]) for i, block in enumerate(blocks) if block in nodes]
-        if not known:
+        """Refuses blocks of other positions than those that hold them: `held`, then none."""
+        same = len(held) if held == blocks[: len(held)] else 0
+        if self._nodes[tier].keys().isdisjoint(blocks[same:]):
             return
-        path = self._tree.walk(salt, keys)
-        for i, node in known:
-            if i >= len(path) or path[i] is not node:
-                raise ValueError(f"{tier} block {blocks[i]} is indexed for another prefix")
+        for block, mine in itertools.zip_longest(blocks, held):
+            if block != mine and block in self._nodes[tier]:
+                raise ValueError(f"{tier} block {block} is indexed for another prefix")
 
     def _place(self, tier: Tier, node: PrefixNode, block: BlockId) -> None:
         holding = node.value
@@ -290,12 +293,11 @@ class PrefixIndex:
 
     def _fill(self, tier: Tier, path: Sequence[PrefixNode], blocks: Sequence[BlockId]) -> None:
         """Places `blocks` at new nodes, one after another."""
-        now, nodes = self._num_accesses, self._nodes[tier]
+        nodes = self._nodes[tier]
         if tier is Tier.HBM:
             for node, block in zip(path, blocks, strict=True):
                 holding = node.value
                 holding.hbm = block
-                holding.stamp = now
                 holding.num_hbm_children = 1
                 nodes[block] = node
             path[-1].value.num_hbm_children = 0
@@ -305,7 +307,6 @@ class PrefixIndex:
             return
         for node, block in zip(path, blocks, strict=True):
             node.value.host = block
-            node.value.stamp = now
             nodes[block] = node
 
     def _touch(self, path: Sequence[PrefixNode]) -> None:
@@ -314,9 +315,11 @@ class PrefixIndex:
         for node in path:
             node.value.stamp = now
 
-    def _forget(self, tier: Tier, block: BlockId) -> None:
-        del self._nodes[tier][block]
-        self._allocators[tier].drop(block)
+    def _forget(self, tier: Tier, blocks: Sequence[BlockId]) -> None:
+        nodes = self._nodes[tier]
+        for block in blocks:
+            del nodes[block]
+        self._allocators[tier].drop(blocks)
 
     def _lost_hbm_child(self, parent: PrefixNode | None) -> None:
         if parent is not None:

@@ -45,6 +45,19 @@ class Lease:
             raise ValueError("a block of the lease is not in HBM: swap it in first")
         return [address.block for address in self._blocks]
 
+    def leading(self, num_blocks: int) -> tuple[Tier, list[BlockId]]:
+        """Returns the ids of the first blocks, at least one, and the tier all of them are in.
+
+        Raises:
+          ValueError: they are in several; `swap_in` the lease first.
+        """
+        held = self._blocks[:num_blocks]
+        tier = held[0].tier
+        blocks = [address.block for address in held if address.tier is tier]
+        if len(blocks) < len(held):
+            raise ValueError("the lease holds HOST blocks beside HBM ones: swap it in first")
+        return tier, blocks
+
     @property
     def is_open(self) -> bool:
         """Whether the promise still holds."""

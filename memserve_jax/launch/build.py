@@ -207,7 +207,7 @@ def _build_pool(
         hbm_blocks=pool_blocks(recipe, layout, bundle, num_sharing=num_sharing),
         host_blocks=int(recipe.config.mempool.host_gb * 2**30) // layout.block_bytes,
         channel=links.channel,
-        transport=links.transport,
+        transports=links.transports,
         clock=recipe.clock,
         kernels=recipe.kernels,
     )

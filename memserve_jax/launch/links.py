@@ -21,12 +21,12 @@ class Links:
     """What a pool is given to reach others; nothing for one that sends nothing."""
 
     channel: PeerChannel | None = None
-    transport: Transport | None = None
+    transports: tuple[Transport, ...] = ()  # best first
 
     def close(self) -> None:
         """Ends the transports, after the copies under way. The pool is closed before."""
-        if self.transport is not None:
-            self.transport.close()
+        for transport in self.transports:
+            transport.close()
 
 
 NO_LINKS = Links()
@@ -44,5 +44,5 @@ def make_links(role: Role, peers: Peers, clock: Clock, *, fabric: LocalFabric | 
     if role is Role.COLOCATED:
         return NO_LINKS
     channel = GrpcPeerChannel(peers, asyncio.get_running_loop())
-    transport = None if fabric is None else DevicePutTransport(fabric, clock)
-    return Links(channel=channel, transport=transport)
+    transports = () if fabric is None else (DevicePutTransport(fabric, clock),)
+    return Links(channel=channel, transports=transports)

@@ -149,7 +149,6 @@ class LocalCluster:
                 num_sharing=sum(bool(set(plan.devices) & set(each.devices)) for each in waiting),
                 links=links,
             )
-            self._fabric.register(plan.instance, parts.pool.packed_sharding, parts.pool.deliver)
             built.append((parts, peers))
         if recipe.config.engine.warm_up:
             await warm_up([parts for parts, _ in built], progress)

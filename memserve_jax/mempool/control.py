@@ -1,6 +1,7 @@
 """What two pools say to each other before and after bytes move. `serving` carries it by gRPC.
 
-A sender reserves, sends the bytes by its `Transport`, commits; whatever goes wrong, it aborts.
+A sender reserves, sends the bytes by a `Transport` of its, commits; whatever goes wrong, it
+aborts.
 The receiver's three entry points are `MemPool.reserve`, `MemPool.commit`, `MemPool.abort`.
 """
 
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from memserve_jax.core.errors import MemServeError
-from memserve_jax.core.types import BlockId, InstanceId, TransferId
+from memserve_jax.core.types import BlockId, InstanceId, Tier, TransferId
+from memserve_jax.mempool.transport import Endpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,7 @@ class ReserveCall:
     private: bytes = b""  # for the receiver's engine, unread
     extra_blocks: int = 0  # blocks that must be free or evictable beside those needed
     into: TransferId | None = None  # use the blocks of this earlier reservation of the sender's
+    tier: Tier = Tier.HBM  # where the blocks go: HBM or HOST
     timeout_s: float  # from now until the commit; the receiver frees everything then
 
 
@@ -43,6 +46,8 @@ class ReserveAnswer:
     tensor_parallelism: int = 1
     receiver_epoch: int
     blocks: tuple[BlockId, ...] = ()  # where the other blocks go, in order
+    endpoints: tuple[Endpoint, ...] = ()  # where the receiver takes their bytes
+    ticket: bytes = b""  # to be shown with the bytes
 
 
 RespondReserve = Callable[[ReserveAnswer], None]

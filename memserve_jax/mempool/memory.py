@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import jax
 from jax.sharding import Mesh
 
 from memserve_jax.core.block_keys import BlockKeys, block_keys
@@ -13,7 +14,9 @@ from memserve_jax.mempool.host_tier import make_host_store
 from memserve_jax.mempool.index import PrefixIndex, PrefixNode
 from memserve_jax.mempool.lease import Lease, LeaseBook
 from memserve_jax.mempool.pages import PageStore
+from memserve_jax.mempool.part import Part
 from memserve_jax.mempool.swap import Swapper
+from memserve_jax.mempool.transport import Payload
 from pallas_kernels.backend import Backend
 
 
@@ -83,7 +86,18 @@ class LocalMemory:
     @property
     def num_available(self) -> int:
         """HBM blocks that are free or may be evicted."""
-        return self._allocators[Tier.HBM].num_free + self._allocators[Tier.HBM].num_idle
+        return self.available(Tier.HBM)
+
+    @property
+    def num_host_blocks(self) -> int:
+        """Blocks in HOST; 0 without that tier."""
+        host = self._allocators.get(Tier.HOST)
+        return 0 if host is None else host.num_blocks
+
+    def available(self, tier: Tier) -> int:
+        """Blocks of a tier that are free or may be evicted; none of a tier that is not there."""
+        allocator = self._allocators.get(tier)
+        return 0 if allocator is None else allocator.num_free + allocator.num_idle
 
     @property
     def num_leased(self) -> int:
@@ -160,6 +174,18 @@ class LocalMemory:
         if num_blocks:
             self.released()
         return num_blocks
+
+    def staged(self, blocks: Sequence[BlockAddress]) -> Payload:
+        """Returns the KV of blocks of one tier, packed, for a transport to send."""
+        assert blocks[0].tier is Tier.HBM, "HOST cannot be sent"
+        return self.pages.gather([address.block for address in blocks])
+
+    def land(self, tier: Tier, part: Part, payload: Payload, blocks: Sequence[BlockId]) -> None:
+        """Puts a part that has arrived into the `tier` blocks it is for."""
+        assert tier is Tier.HBM and isinstance(payload, jax.Array), "nothing lands in HOST"
+        self.pages.scatter(
+            payload, blocks, first_layer=part.first_layer, first_side=part.first_side
+        )
 
     def check(self) -> None:
         """Asserts the invariants of every part."""

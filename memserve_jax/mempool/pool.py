@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Unpack, overload
 
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Shaped
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.kv_layout import KVLayout
@@ -18,22 +17,21 @@ from memserve_jax.core.types import InstanceId, Tier, TransferId
 from memserve_jax.mempool.arrival import Arrival
 from memserve_jax.mempool.control import PeerChannel, ReserveCall, RespondCommit, RespondReserve
 from memserve_jax.mempool.counters import PoolCounters, PoolStatus
+from memserve_jax.mempool.exchange import Exchange
 from memserve_jax.mempool.inbox import Inbox
 from memserve_jax.mempool.lease import Lease
-from memserve_jax.mempool.membership import Membership
 from memserve_jax.mempool.memory import LocalMemory
-from memserve_jax.mempool.receiver import Receiver
+from memserve_jax.mempool.port import Port
 from memserve_jax.mempool.remote import RemoteLease
-from memserve_jax.mempool.sender import Sender
+from memserve_jax.mempool.sender import SENDABLE
 from memserve_jax.mempool.transfer import Offer, Terms, Transfer
 from memserve_jax.mempool.transport import Transport
-from memserve_jax.parallel.mesh import tensor_parallelism
 from pallas_kernels.backend import Backend
 from pallas_kernels.pages import KVPages
 
 
 class MemPool:
-    """Single-threaded: the instance loop makes every call but `deliver`. Nothing blocks.
+    """Single-threaded: the instance loop makes every call. Nothing blocks.
 
     Attributes:
       wake: Called from any thread when `poll` would have something to do.
@@ -49,14 +47,14 @@ class MemPool:
         hbm_blocks: int,
         host_blocks: int = 0,
         channel: PeerChannel | None = None,
-        transport: Transport | None = None,
+        transports: Sequence[Transport] = (),
         clock: Clock,
         kernels: Backend | None = None,
     ):
         """Makes a pool with empty tiers of `hbm_blocks` and `host_blocks` blocks (0: no tier).
 
-        Without a channel or a transport transfers fail. `epoch` must be greater than in any
-        earlier life of the instance. No `kernels`: gather and scatter as the platform likes.
+        Without a channel or `transports`, best first, transfers fail. `epoch` must be greater
+        than in any earlier life of the instance. No `kernels`: copies as the platform likes.
         """
         self.wake: Callable[[], None] = lambda: None
         self._inbox = Inbox(lambda: self.wake())
@@ -70,13 +68,11 @@ class MemPool:
             kernels=kernels,
         )
         self._memory.released = self._released
-        self._members = Membership()
-        self._receiver = Receiver(self._memory, self._members, clock, tensor_parallelism(mesh))
-        self._sender = Sender(
+        self._peers = Exchange(
             self._memory,
-            self._members,
+            mesh,
             channel=channel,
-            transport=transport,
+            transports=transports,
             clock=clock,
             inbox=self._inbox,
         )
@@ -110,6 +106,11 @@ class MemPool:
         """How packed blocks must lie on this pool's mesh when they are delivered."""
         return self._memory.pages.packed_sharding
 
+    @property
+    def port(self) -> Port:
+        """Where bytes come in."""
+        return self._peers.port
+
     # memory -----------------------------------------------------------------------------
 
     @overload
@@ -134,7 +135,7 @@ class MemPool:
 
         Args:
           num_blocks: How many.
-          tier: Where; HBM on a peer.
+          tier: Where; HBM or HOST on a peer.
           on: The peer. Its lease is PENDING until the peer has answered.
           timeout_s: How long a peer keeps the blocks, from now on; it may wait for memory.
 
@@ -144,9 +145,9 @@ class MemPool:
         """
         if on is None:
             return self._memory.alloc(num_blocks, tier)
-        if tier is not Tier.HBM:
-            raise ValueError(f"tier: got {tier} on a peer, allowed: {Tier.HBM}")
-        return self._sender.alloc(num_blocks, on, timeout_s)
+        if tier not in SENDABLE:
+            raise ValueError(f"tier: got {tier} on a peer, allowed: {', '.join(SENDABLE)}")
+        return self._peers.remote.alloc(num_blocks, tier, on, timeout_s)
 
     def free_mem(self, lease: Lease) -> None:
         """Closes the lease. Blocks the index does not hold become free at once."""
@@ -242,7 +243,9 @@ class MemPool:
           ValueError: the lease is closed, too short, or has HOST blocks on offer; `first_block`
             is not in it; `into` is not HELD, or on another peer.
         """
-        return self._sender.start(Offer(token_ids=token_ids, insert=False, **terms), lease, to)
+        return self._peers.sender.start(
+            Offer(token_ids=token_ids, insert=False, **terms), lease, to
+        )
 
     def transfer_with_insert(
         self, token_ids: Sequence[int], lease: Lease, to: InstanceId, **terms: Unpack[Terms]
@@ -252,11 +255,11 @@ class MemPool:
         With an empty `private` nobody is waiting for the KV over there: the receiver's lease
         is closed after the insert, and its `poll` reports no arrival (the send-back).
         """
-        return self._sender.start(Offer(token_ids=token_ids, insert=True, **terms), lease, to)
+        return self._peers.sender.start(Offer(token_ids=token_ids, insert=True, **terms), lease, to)
 
     def cancel(self, transfer: Transfer, reason: str) -> None:
         """Fails a transfer that has not ended; both ends release. An ended one stays as it is."""
-        self._sender.cancel(transfer, reason)
+        self._peers.sender.cancel(transfer, reason)
 
     def poll(self) -> list[Arrival]:
         """Moves transfers on; the owner calls it every iteration of its loop.
@@ -267,24 +270,20 @@ class MemPool:
         Returns:
           KV that has become usable here since the last call. The caller owns the leases.
         """
-        self._inbox.drain()
         if self._memory.host is not None:
             self._memory.host.settle()
-        self._sender.expire()
-        self._receiver.serve()
-        self._inbox.drain()  # what the calls above set off
-        return self._receiver.take_arrivals()
+        return self._peers.poll()
 
     @property
     def next_deadline_s(self) -> float | None:
         """When `poll` must be called at the latest, on the pool's clock; None: no wait is on."""
-        return min(self._sender.deadlines_s + self._receiver.deadlines_s, default=None)
+        return self._peers.next_deadline_s
 
     # receiver side: what `serving` calls for a peer, on the owner's thread ---------------
 
     def reserve(self, call: ReserveCall, respond: RespondReserve) -> None:
         """Finds room for a sender's blocks. `respond` is called once, now or in a later `poll`."""
-        self._receiver.reserve(call, respond)
+        self._peers.receiver.reserve(call, respond)
 
     def commit(self, transfer_id: TransferId, respond: RespondCommit) -> None:
         """Publishes a reservation whose bytes are here.
@@ -293,18 +292,11 @@ class MemPool:
         a later `poll`. A repeated commit gets the first one's answer.
         """
         self._inbox.drain()  # the bytes may have been delivered, but not landed
-        self._receiver.commit(transfer_id, respond)
+        self._peers.receiver.commit(transfer_id, respond)
 
     def abort(self, transfer_id: TransferId, reason: str) -> None:
         """Gives a reservation back. One that is unknown, committed or aborted is left alone."""
-        self._receiver.abort(transfer_id, reason)
-
-    def deliver(self, transfer_id: TransferId, packed: Shaped[Array, "n L 2 K S H"]) -> None:
-        """Hands in bytes that have arrived, complete and laid out as `packed_sharding`.
-
-        Any thread may call it. Rows past the reservation's blocks are padding.
-        """
-        self._inbox.post(lambda: self._receiver.land(transfer_id, packed))
+        self._peers.receiver.abort(transfer_id, reason)
 
     # life -------------------------------------------------------------------------------
 
@@ -314,9 +306,7 @@ class MemPool:
         Frees what peers that have gone, or older lives of theirs, hold here, and fails
         transfers to them. A peer never seen alive is left to its deadlines.
         """
-        self._members.change(live)
-        self._receiver.abort_departed()
-        self._sender.fail_departed()
+        self._peers.peers_changed(live)
 
     def warm_up(
         self, max_blocks: int, progress: Callable[[int, int, str], None] | None = None
@@ -326,8 +316,7 @@ class MemPool:
 
     def close(self) -> None:
         """Fails what is under way, both ways, and gives it back. No call but `check` may follow."""
-        self._sender.close()
-        self._receiver.close()
+        self._peers.close()
 
     @property
     def num_leased(self) -> int:
@@ -363,10 +352,9 @@ class MemPool:
     def check(self) -> None:
         """Asserts every invariant: of allocators, index, leases and reservations."""
         self._memory.check()
-        self._receiver.check()
-        self._sender.check()
+        self._peers.check()
 
     def _released(self) -> None:
-        self._receiver.memory_released()
-        if self._receiver.has_waiting:
+        self._peers.receiver.memory_released()
+        if self._peers.receiver.has_waiting:
             self.wake()

@@ -1,14 +1,11 @@
 """The receiver's side of transfers: room for others' blocks, and their publication."""
 
 import collections
-import enum
-from dataclasses import dataclass, field
-
-from jaxtyping import Array, Shaped
+import secrets
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.errors import MemServeError, TransferFailedError
-from memserve_jax.core.types import BlockId, Tier, TransferId
+from memserve_jax.core.types import Tier, TransferId
 from memserve_jax.mempool.arrival import Arrival
 from memserve_jax.mempool.control import (
     ReserveAnswer,
@@ -19,55 +16,37 @@ from memserve_jax.mempool.control import (
 from memserve_jax.mempool.lease import Lease
 from memserve_jax.mempool.membership import Membership
 from memserve_jax.mempool.memory import LocalMemory
+from memserve_jax.mempool.part import Part
+from memserve_jax.mempool.port import Port
+from memserve_jax.mempool.reservation import (
+    RESERVATION_TRANSITIONS,
+    Reservation,
+    ReservationPhase,
+)
+from memserve_jax.mempool.routes import Routes
+from memserve_jax.mempool.transport import Payload
 
 REMEMBERED_ENDS = 4096  # ended reservations whose late messages are still understood
-
-
-class ReservationPhase(enum.StrEnum):
-    """Where a reservation is."""
-
-    WAITING = "waiting"  # for memory
-    OPEN = "open"  # blocks are leased for it; bytes are to come
-    LANDED = "landed"  # all bytes are in the blocks; nobody can see them yet
-    COMMITTED = "committed"
-    ABORTED = "aborted"
-
-
-RESERVATION_TRANSITIONS: dict[ReservationPhase, frozenset[ReservationPhase]] = {
-    ReservationPhase.WAITING: frozenset({ReservationPhase.OPEN, ReservationPhase.ABORTED}),
-    ReservationPhase.OPEN: frozenset({ReservationPhase.LANDED, ReservationPhase.ABORTED}),
-    ReservationPhase.LANDED: frozenset({ReservationPhase.COMMITTED, ReservationPhase.ABORTED}),
-    ReservationPhase.COMMITTED: frozenset(),
-    ReservationPhase.ABORTED: frozenset(),
-}
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Reservation:
-    """Room made, or to be made, for one transfer."""
-
-    call: ReserveCall
-    respond: RespondReserve
-    deadline_s: float
-    phase: ReservationPhase = ReservationPhase.WAITING
-    lease: Lease | None = None  # held blocks first, then those to be filled; from OPEN on
-    blocks: list[BlockId] = field(default_factory=list)  # to be filled
-    on_commit: RespondCommit | None = None  # a commit that came before the bytes
-
-    def advance(self, phase: ReservationPhase) -> None:
-        """Moves on to `phase`."""
-        assert phase in RESERVATION_TRANSITIONS[self.phase], f"{self.phase} -> {phase}"
-        self.phase = phase
+TICKET_BYTES = 16
 
 
 class Receiver:
     """Every reservation that peers have here. The pool's owner makes every call."""
 
     def __init__(
-        self, memory: LocalMemory, members: Membership, clock: Clock, tensor_parallelism: int
+        self,
+        memory: LocalMemory,
+        members: Membership,
+        *,
+        port: Port,
+        routes: Routes,
+        clock: Clock,
+        tensor_parallelism: int,
     ):
         self._memory = memory
         self._members = members
+        self._port = port
+        self._routes = routes
         self._clock = clock
         self._tensor_parallelism = tensor_parallelism
         self._reservations: dict[TransferId, Reservation] = {}
@@ -114,20 +93,25 @@ class Receiver:
         else:
             self._refuse(reservation, f"no memory for {call.num_blocks} blocks now")
 
-    def land(self, transfer_id: TransferId, packed: Shaped[Array, "n L 2 K S H"]) -> None:
+    def land(self, transfer_id: TransferId, part: Part, payload: Payload) -> None:
         """Puts bytes that have arrived into their blocks; those of ended transfers are dropped."""
         reservation = self._reservations.get(transfer_id)
-        if reservation is None or reservation.phase is not ReservationPhase.OPEN:
+        if reservation is None:
+            return  # given back since
+        assert reservation.phase is ReservationPhase.OPEN, "a part was admitted twice"
+        memory = self._memory
+        wanted = part.shape(memory.layout)
+        if payload.shape[1:] != wanted[1:] or payload.shape[0] < wanted[0]:
+            self._give_back(reservation, f"got packed {payload.shape}, wanted {wanted}")
             return
-        if not reservation.call.token_ids:
-            return  # blocks alone take bytes only by way of a transfer `into` them
-        wanted = self._memory.layout.packed_shape(len(reservation.blocks))
-        if packed.shape[1:] != wanted[1:] or packed.shape[0] < wanted[0]:
-            self._give_back(reservation, f"got packed {packed.shape}, wanted {wanted}")
+        stop = part.first_block + part.num_blocks
+        blocks = reservation.blocks[part.first_block : stop]
+        memory.land(reservation.call.tier, part, payload, blocks)
+        reservation.num_missing_cells -= part.num_cells
+        if reservation.num_missing_cells:
             return
-        self._memory.pages.scatter(packed, reservation.blocks)
-        self._memory.counters.blocks_received += len(reservation.blocks)
-        self._memory.counters.bytes_received += self._bytes(reservation)
+        memory.counters.blocks_received += len(reservation.blocks)
+        memory.counters.bytes_received += self._bytes(reservation)
         reservation.advance(ReservationPhase.LANDED)
         if reservation.on_commit is not None:
             self._publish(reservation, reservation.on_commit)
@@ -198,6 +182,8 @@ class Receiver:
             assert is_waiting == (reservation.lease is None), "a reservation's lease is wrong"
             assert reservation.lease is None or reservation.lease.is_open
         assert all(r.call.transfer_id in self._reservations for r in self._waiting)
+        num_to_come = sum(r.num_missing_cells > 0 for r in self._reservations.values())
+        assert self._port.num_open >= num_to_come, "a reservation's bytes would be refused"
         assert len(self._ended) <= REMEMBERED_ENDS
 
     def _why_never(self, call: ReserveCall) -> str | None:
@@ -214,12 +200,25 @@ class Receiver:
             return f"{num_total} blocks do not hold {len(call.token_ids)} tokens"
         if not call.token_ids and (call.first_block or call.insert or call.into):
             return "blocks without tokens cannot be matched, inserted or moved"
-        if num_total + call.extra_blocks > memory.num_hbm_blocks:
-            return (
-                f"wanted {num_total} blocks and {call.extra_blocks} beside, "
-                f"{memory.num_hbm_blocks} in all"
-            )
+        reason = self._why_no_room_ever(call)
+        if reason is not None:
+            return reason
         return None if call.into is None else self._why_not_into(call)
+
+    def _why_no_room_ever(self, call: ReserveCall) -> str | None:
+        num_total = call.first_block + call.num_blocks
+        num_hbm, num_host = self._memory.num_hbm_blocks, self._memory.num_host_blocks
+        if call.tier is Tier.HBM:
+            if num_total + call.extra_blocks > num_hbm:
+                return f"wanted {num_total} blocks and {call.extra_blocks} beside, {num_hbm} in all"
+        elif call.tier is not Tier.HOST or not num_host:
+            return f"{self._memory.instance} takes nothing into {call.tier}"
+        elif call.num_blocks > num_host or call.extra_blocks > num_hbm:
+            return (
+                f"wanted {call.num_blocks} host blocks and {call.extra_blocks} beside in HBM, "
+                f"{num_host} and {num_hbm} in all"
+            )
+        return None
 
     def _why_not_into(self, call: ReserveCall) -> str | None:
         earlier = self._reservations.get(call.into) if call.into is not None else None
@@ -227,6 +226,8 @@ class Receiver:
             return f"{call.into} holds no blocks here"
         if earlier.call.sender != call.sender or earlier.call.sender_epoch != call.sender_epoch:
             return f"{call.into} belongs to {earlier.call.sender}"
+        if earlier.call.tier is not call.tier:
+            return f"{call.into} holds blocks in {earlier.call.tier}, wanted {call.tier}"
         if len(earlier.blocks) < call.num_blocks:
             return f"{call.into} holds {len(earlier.blocks)} blocks, wanted {call.num_blocks}"
         return None
@@ -242,16 +243,15 @@ class Receiver:
             self._refuse(reservation, f"holds {len(lease)} of {call.first_block} blocks before")
             return True
         num_missing = call.num_blocks - num_held
-        num_wanted = sum(address.tier is not Tier.HBM for address in lease.blocks)
-        num_wanted += call.extra_blocks + (0 if call.into is not None else num_missing)
-        if num_wanted > memory.num_available:
+        if not self._has_room(call, lease, num_missing):
             was_changed = self._memory_changed
             lease.close()
             self._memory_changed = was_changed
             return False
-        memory.swap_in(lease)
+        if call.tier is Tier.HBM:
+            memory.swap_in(lease)
         fresh = self._blocks_for(call, num_missing)
-        reservation.blocks = fresh.block_ids
+        reservation.blocks = [address.block for address in fresh.blocks]
         lease.absorb(fresh)
         lease.num_tokens = len(call.token_ids)
         reservation.lease = lease
@@ -259,9 +259,19 @@ class Receiver:
         self._accept(reservation, num_held)
         return True
 
+    def _has_room(self, call: ReserveCall, held: Lease, num_missing: int) -> bool:
+        num_hbm, num_host = call.extra_blocks, 0
+        num_fresh = 0 if call.into is not None else num_missing
+        if call.tier is Tier.HBM:
+            num_hbm += num_fresh + sum(address.tier is not Tier.HBM for address in held.blocks)
+        else:
+            num_host = num_fresh
+        available = self._memory.available
+        return num_hbm <= available(Tier.HBM) and num_host <= available(Tier.HOST)
+
     def _blocks_for(self, call: ReserveCall, num_blocks: int) -> Lease:
         if call.into is None:
-            return self._memory.alloc(num_blocks, Tier.HBM)
+            return self._memory.alloc(num_blocks, call.tier)
         earlier = self._reservations[call.into]
         assert earlier.lease is not None
         fresh, earlier.lease = earlier.lease, self._memory.book.split(earlier.lease, num_blocks)
@@ -272,7 +282,10 @@ class Receiver:
         call = reservation.call
         self._reservations[call.transfer_id] = reservation
         reservation.advance(ReservationPhase.OPEN)
-        if call.token_ids and not reservation.blocks:
+        ticket = b""
+        if call.token_ids and reservation.blocks:
+            ticket = self._expect_bytes(reservation)
+        elif call.token_ids:
             reservation.advance(ReservationPhase.LANDED)  # nothing is to come
         reservation.respond(
             ReserveAnswer(
@@ -281,8 +294,26 @@ class Receiver:
                 tensor_parallelism=self._tensor_parallelism,
                 receiver_epoch=self._memory.epoch,
                 blocks=tuple(reservation.blocks),
+                endpoints=self._routes.endpoints,
+                ticket=ticket,
             )
         )
+
+    def _expect_bytes(self, reservation: Reservation) -> bytes:
+        """Opens the port for a reservation's bytes; returns the ticket they come on.
+
+        Blocks alone take bytes only by way of a transfer `into` them.
+        """
+        ticket = secrets.token_bytes(TICKET_BYTES)
+        num_blocks = len(reservation.blocks)
+        reservation.num_missing_cells = Part.whole(self._memory.layout, num_blocks).num_cells
+        self._port.open(
+            reservation.call.transfer_id,
+            num_blocks=num_blocks,
+            tier=reservation.call.tier,
+            ticket=ticket,
+        )
+        return ticket
 
     def _refuse(self, reservation: Reservation, reason: str) -> None:
         self._memory.counters.reservations_refused += 1
@@ -335,6 +366,7 @@ class Receiver:
 
     def _end(self, reservation: Reservation, phase: ReservationPhase) -> None:
         reservation.advance(phase)
+        self._port.shut(reservation.call.transfer_id)
         del self._reservations[reservation.call.transfer_id]
         self._remember(reservation.call.transfer_id, phase)
 

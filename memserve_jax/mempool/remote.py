@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from memserve_jax.core.errors import MemServeError
-from memserve_jax.core.types import BlockAddress, InstanceId, TransferId
+from memserve_jax.core.types import BlockAddress, InstanceId, Tier, TransferId
 
 
 class RemotePhase(enum.StrEnum):
@@ -38,6 +38,7 @@ class RemoteLease:
         lease_id: TransferId,
         on: InstanceId,
         num_blocks: int,
+        tier: Tier,
         *,
         deadline_s: float,
         give_back: Callable[["RemoteLease"], None],
@@ -45,6 +46,7 @@ class RemoteLease:
         self.id = lease_id
         self.on = on
         self.num_blocks = num_blocks
+        self.tier = tier
         self.deadline_s = deadline_s  # on this pool's clock; the peer frees the blocks then
         self.blocks: tuple[BlockAddress, ...] = ()
         self.error: MemServeError | None = None

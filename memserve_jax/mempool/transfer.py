@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Required, TypedDict
 
 from memserve_jax.core.errors import MemServeError
-from memserve_jax.core.types import InstanceId, TransferId
+from memserve_jax.core.types import InstanceId, Tier, TransferId
 from memserve_jax.mempool.remote import RemoteLease
 
 
@@ -39,6 +39,7 @@ class Terms(TypedDict, total=False):
 
     salt: str  # root of the prefix; ""
     first_block: int  # index of the first block on offer: the receiver must have those before; 0
+    tier: Tier  # where the blocks go over there: HBM or HOST; HBM
     into: RemoteLease | None  # HELD blocks there for those on offer, used up by this; None
     private: bytes  # carried to the receiver unread: the request it belongs to; empty
     extra_blocks: int  # blocks the receiver must be able to supply beside, for decoding; 0
@@ -55,6 +56,7 @@ class Offer:
     insert: bool
     salt: str = ""
     first_block: int = 0
+    tier: Tier = Tier.HBM
     into: RemoteLease | None = None
     private: bytes = b""
     extra_blocks: int = 0

@@ -1,12 +1,17 @@
-"""How packed blocks get from one instance's devices to another's."""
+"""How packed blocks get from one instance's memory to another's."""
 
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Array, Shaped
 
-from memserve_jax.core.types import InstanceId, TransferId
+from memserve_jax.core.types import InstanceId, Tier, TransferId
+from memserve_jax.mempool.part import Part
+from memserve_jax.mempool.port import Port
+
+Payload = Shaped[Array, "n L C K S H"] | Shaped[np.ndarray, "n l C K S H"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,29 +23,64 @@ class TransportCounters:
     seconds: float = 0.0  # summed over calls, from start to the last byte's arrival
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an instance takes bytes by one transport. Mirrors `Endpoint` of the wire."""
+
+    transport: str  # the transport's name
+    address: str  # what that transport needs: a process, HOST:PORT, a job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where the parts of one transfer go."""
+
+    instance: InstanceId
+    endpoint: Endpoint  # one of the receiver's, of the transport that sends
+    tier: Tier  # where the bytes will lie
+    ticket: bytes  # as the receiver gave it out: shown with every part
+
+
 @runtime_checkable
 class Transport(Protocol):
-    """Moves bytes; knows nothing of blocks' meaning, leases or indexes."""
+    """Moves bytes; knows nothing of blocks' meaning, leases or indexes.
 
+    Attributes:
+      name: As in `Endpoint` and in the config.
+      counters: Of what was sent.
+    """
+
+    name: str
     counters: TransportCounters
 
-    def send(
-        self,
-        transfer_id: TransferId,
-        packed: Shaped[Array, "n L 2 K S H"],
-        to: InstanceId,
-        num_blocks: int,
-    ) -> Future[None]:
-        """Copies the first `num_blocks` packed blocks to `to` and hands them to its pool.
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where peers reach this end; None: they cannot."""
+        ...
 
-        Never blocks the caller. The receiver's `MemPool.deliver` has been called when the
-        future resolves. Rows past `num_blocks` are padding and may be sent or not.
+    def receive(self, port: Port) -> None:
+        """Takes bytes for a pool from now on. The pool calls it, once."""
+        ...
+
+    def refuses(self, at: Endpoint, source: Tier, target: Tier) -> str | None:
+        """Why bytes in `source` here cannot get to `target` over there; None where they can."""
+        ...
+
+    def send(
+        self, transfer_id: TransferId, part: Part, payload: Payload, to: Destination
+    ) -> Future[None]:
+        """Copies a part to `to` and hands it to the pool there.
+
+        Never blocks the caller; a payload that is still being computed is waited for on a
+        thread of the transport's. The receiver's `Port.deliver` has been called when the future
+        resolves.
 
         Args:
           transfer_id: Names the reservation there.
-          packed: Staging array on the sender's mesh; the transport drops it when done.
-          to: The receiving instance.
-          num_blocks: Blocks that count.
+          part: Which cells the payload holds.
+          payload: Packed; rows past `part.num_blocks` are padding and may be sent or not. The
+            transport drops it when done.
+          to: Where to; `refuses` has said that it can be done.
 
         Returns:
           A future that fails with `TransferFailedError` where the bytes cannot arrive.
@@ -48,5 +88,5 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends the transport's threads after the copies under way."""
+        """Takes and sends no more; ends the transport's threads after copies under way."""
         ...

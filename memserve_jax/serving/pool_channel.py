@@ -6,8 +6,9 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from memserve_jax.core.errors import TransferFailedError
-from memserve_jax.core.types import BlockId, InstanceId, TransferId
+from memserve_jax.core.types import BlockId, InstanceId, Tier, TransferId
 from memserve_jax.mempool.control import ReserveAnswer, ReserveCall
+from memserve_jax.mempool.transport import Endpoint
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.serving.peers import Peers, peer_errors
 
@@ -32,6 +33,7 @@ def reserve_to_message(call: ReserveCall) -> pb.ReserveRequest:
         extra_blocks=call.extra_blocks,
         timeout_s=call.timeout_s,
         into=call.into or "",
+        tier=call.tier,
     )
 
 
@@ -52,6 +54,7 @@ def reserve_from_message(message: pb.ReserveRequest) -> ReserveCall:
         extra_blocks=message.extra_blocks,
         timeout_s=message.timeout_s,
         into=TransferId(message.into) if message.into else None,
+        tier=Tier(message.tier) if message.tier else Tier.HBM,
     )
 
 
@@ -64,6 +67,10 @@ def answer_to_message(answer: ReserveAnswer) -> pb.ReserveReply:
         tensor_parallelism=answer.tensor_parallelism,
         receiver_epoch=answer.receiver_epoch,
         blocks=answer.blocks,
+        endpoints=[
+            pb.Endpoint(transport=end.transport, address=end.address) for end in answer.endpoints
+        ],
+        ticket=answer.ticket,
     )
 
 
@@ -76,6 +83,8 @@ def answer_from_message(message: pb.ReserveReply) -> ReserveAnswer:
         tensor_parallelism=message.tensor_parallelism,
         receiver_epoch=message.receiver_epoch,
         blocks=tuple(BlockId(block) for block in message.blocks),
+        endpoints=tuple(Endpoint(end.transport, end.address) for end in message.endpoints),
+        ticket=message.ticket,
     )
 
 

@@ -75,7 +75,7 @@ def make_engine(
     hbm_blocks=64,
     host_blocks=0,
     channel=None,
-    transport=None,
+    transports=(),
     clock=None,
     shares_steps=True,
     **options,
@@ -91,7 +91,7 @@ def make_engine(
         hbm_blocks=hbm_blocks,
         host_blocks=host_blocks,
         channel=channel,
-        transport=transport,
+        transports=transports,
         clock=clock,
     )
     defaults = {"max_running": 4, "chunk_tokens": 32, "max_context_tokens": 512}

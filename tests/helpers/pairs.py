@@ -69,7 +69,7 @@ class Pair:
             instance=P0,
             role=Role.PREFILL,
             tp=prefill_tp,
-            transport=self.transports[0],
+            transports=self.transports[:1],
             **common,
         )
         self.decode, self.decode_pool = make_engine(
@@ -77,12 +77,11 @@ class Pair:
             role=Role.DECODE,
             first_device=prefill_tp,
             tp=decode_tp,
-            transport=self.transports[1],
+            transports=self.transports[1:],
             **(common | (decode_options or {})),
         )
         for name, pool in ((P0, self.prefill_pool), (D0, self.decode_pool)):
             self.channel.pools[name] = pool
-            self.fabric.register(name, pool.packed_sharding, pool.deliver)
         self.answers: dict[str, Answered] = {}
         self.prefills: dict[str, Answered] = {}
 

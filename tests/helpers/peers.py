@@ -5,10 +5,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.errors import TransferFailedError
-from memserve_jax.mempool.transport import TransportCounters
+from memserve_jax.core.types import Tier
+from memserve_jax.mempool.transport import Endpoint, TransportCounters
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Network:
 
     def __init__(self, clock: Clock):
         self.clock = clock
-        self.pools = {}
+        self.pools, self.ports = {}, {}
         self.messages: list[Message] = []
         self.delivered: list[str] = []  # kinds
 
@@ -126,18 +128,39 @@ class NetworkChannel:
 class NetworkTransport:
     """One pool's `Transport`: a `device_put` when the bytes are delivered."""
 
+    name = "network"
+
     def __init__(self, network: Network, instance: str):
         self.network = network
         self.instance = instance
         self.counters = TransportCounters()
+        self.endpoint = Endpoint(self.name, instance)
+        self.port = None
 
-    def send(self, transfer_id, packed, to, num_blocks):
+    def receive(self, port) -> None:
+        self.port = port
+        self.network.ports[port.instance] = port
+
+    def refuses(self, at, source, target) -> str | None:
+        return None
+
+    def send(self, transfer_id, part, payload, to):
         def at_peer(pool, answer) -> None:
-            pool.deliver(transfer_id, jax.device_put(packed, pool.packed_sharding))
+            port = self.network.ports[pool.instance]
+            try:
+                tier = port.admits(transfer_id, part, to.ticket)
+            except TransferFailedError as error:
+                answer(error)
+                return
+            if tier is Tier.HBM:
+                arrived = jax.device_put(payload, port.packed_sharding)
+            else:
+                arrived = np.asarray(payload)
+            port.deliver(transfer_id, part, arrived)
             answer(None)
 
         self.counters.num_calls += 1
-        return self.network.call("bytes", self.instance, to, at_peer)
+        return self.network.call("bytes", self.instance, to.instance, at_peer)
 
     def close(self) -> None:
         pass

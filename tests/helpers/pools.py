@@ -31,7 +31,7 @@ def make_pool(
     mesh = make_mesh([jax.devices()[i] for i in devices], len(devices))
     if network is not None:
         options.setdefault("channel", NetworkChannel(network, instance))
-        options.setdefault("transport", NetworkTransport(network, instance))
+        options.setdefault("transports", [NetworkTransport(network, instance)])
         options.setdefault("clock", network.clock)
     options.setdefault("clock", ManualClock())
     pool = MemPool(

@@ -7,7 +7,6 @@ import pytest
 
 from memserve_jax.core.clock import SystemClock
 from memserve_jax.core.kv_layout import KVLayout
-from memserve_jax.core.types import InstanceId
 from memserve_jax.mempool.device_put import DevicePutTransport, LocalFabric
 from memserve_jax.mempool.transfer import TransferPhase
 from tests.helpers.peers import Network
@@ -84,11 +83,12 @@ def test_device_put_transport_between_two_owner_threads():
     network = Network(SystemClock())
     clock = network.clock
     fabric, layout, woken = LocalFabric(), layout_of(2), threading.Event()
-    transport = DevicePutTransport(fabric, clock)
-    sender = make_pool("p0", layout=layout, devices=[0], network=network, transport=transport)
-    receiver = make_pool("d0", layout=layout, devices=[1, 2, 3, 4], network=network)
+    transport, other = DevicePutTransport(fabric, clock), DevicePutTransport(fabric, clock)
+    sender = make_pool("p0", layout=layout, devices=[0], network=network, transports=[transport])
+    receiver = make_pool(
+        "d0", layout=layout, devices=[1, 2, 3, 4], network=network, transports=[other]
+    )
     for pool in (sender, receiver):
-        fabric.register(pool.instance, pool.packed_sharding, pool.deliver)
         pool.wake = woken.set
     with compute(sender, PROMPT) as lease:
         transfer = sender.transfer_with_insert(
@@ -109,10 +109,15 @@ def test_device_put_transport_between_two_owner_threads():
     )
     arrival.lease.close()
     assert receiver.peek(PROMPT) == 8
-    fabric.unregister(receiver.instance)
+    other.close()
     with compute(sender, PROMPT) as lease:
-        failed = transport.send(transfer.id, sender._memory.pages.gather([0]), InstanceId("d0"), 1)
-    assert "d0 is not in this process" in str(failed.exception(WAIT_S))
+        failed = sender.transfer(lease, receiver.instance, token_ids=[9] * 4, timeout_s=WAIT_S)
+    while not failed.is_ended:
+        network.run()
+        if not network.messages and not failed.is_ended:
+            assert woken.wait(WAIT_S)
+            woken.clear()
+    assert "d0 is not in this process" in str(failed.error)
     transport.close()
 
 
@@ -120,10 +125,9 @@ def test_pools_that_share_a_device_keep_their_own_bytes():
     network = Network(SystemClock())
     clock = network.clock
     fabric, layout = LocalFabric(), layout_of(2)
-    transport = DevicePutTransport(fabric, clock)
-    sender = make_pool("p0", layout=layout, network=network, transport=transport)
-    receiver = make_pool("d0", layout=layout, network=network)
-    fabric.register(receiver.instance, receiver.packed_sharding, receiver.deliver)
+    transport, other = DevicePutTransport(fabric, clock), DevicePutTransport(fabric, clock)
+    sender = make_pool("p0", layout=layout, network=network, transports=[transport])
+    receiver = make_pool("d0", layout=layout, network=network, transports=[other])
     woken = threading.Event()
     sender.wake = woken.set
     with compute(sender, PROMPT) as lease:
@@ -137,3 +141,4 @@ def test_pools_that_share_a_device_keep_their_own_bytes():
     with receiver.match_whole(PROMPT) as found:
         np.testing.assert_array_equal(read_kv(receiver, found), kv_of(layout, PROMPT)[:2])
     transport.close()
+    other.close()

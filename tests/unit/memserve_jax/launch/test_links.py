@@ -24,5 +24,6 @@ def test_a_colocated_instance_has_none():
 def test_within_a_process_device_put_moves_kv():
     links = links_of(Role.PREFILL, LocalFabric())
     assert links.channel is not None
-    assert isinstance(links.transport, DevicePutTransport)
+    (transport,) = links.transports
+    assert isinstance(transport, DevicePutTransport)
     links.close()

@@ -1,11 +1,14 @@
 """The receiver's side: who gets memory when, and what late or repeated messages do."""
 
+import dataclasses
+
 import pytest
 
 from memserve_jax.core.clock import ManualClock
 from memserve_jax.core.errors import TransferFailedError
 from memserve_jax.mempool.control import ReserveCall
-from tests.helpers.pools import cache, compute, make_pool
+from memserve_jax.mempool.part import Part
+from tests.helpers.pools import TINY, cache, compute, make_pool
 
 TIMEOUT_S = 10.0
 PROMPT = list(range(8))  # 4 blocks of 2
@@ -36,9 +39,18 @@ class Door:
         answers = self.answers.get(name)
         return answers[-1] if answers else None
 
-    def deliver(self, name, num_blocks=4):
-        lease = self.pool._memory.pages
-        self.pool.deliver(name, lease.gather([0] * num_blocks))
+    def deliver(self, name, num_blocks=4, part=None):
+        """Delivers as a transport does: what the port does not admit never gets in."""
+        part = part or Part.whole(self.pool.layout, num_blocks)
+        port = self.pool.port
+        try:
+            port.admits(name, part, self.last(name).ticket)
+        except TransferFailedError:
+            return False
+        pages = self.pool._memory.pages
+        span = {"first_layer": part.first_layer, "num_layers": part.num_layers}
+        port.deliver(name, part, pages.gather([0] * part.num_blocks, **span))
+        return True
 
     def commit(self, name):
         self.commits.clear()
@@ -223,10 +235,30 @@ def test_blocks_alone_take_no_bytes_and_serve_their_owner_only(door, pool):
 
 def test_bytes_of_another_shape_end_the_reservation(door, pool):
     door.reserve("t")
-    door.deliver("t", 2)
+    part = Part.whole(pool.layout, 4)
+    pool.port.admits("t", part, door.last("t").ticket)
+    pool.port.deliver("t", part, pool._memory.pages.gather([0] * 2))
     commits = door.commit("t")
     assert isinstance(commits[0], TransferFailedError)
     assert pool.num_leased == 0
+
+
+def test_a_reservation_has_landed_when_every_cell_has(clock):
+    layout = dataclasses.replace(TINY, num_layers=3)
+    pool = make_pool("d0", layout=layout, clock=clock)
+    door = Door(pool)
+    door.reserve("t", private=b"x")
+    assert door.commit("t") == []
+    parts = [Part(2, 2, 0, 3), Part(0, 2, 1, 2), Part(0, 2, 0, 1)]
+    for part in parts:
+        assert pool.poll() == []
+        assert (pool.counters.blocks_received, door.commits) == (0, [])
+        assert door.deliver("t", part=part)
+        assert not door.deliver("t", part=part)
+    (arrival,) = pool.poll()
+    assert (door.commits, pool.counters.blocks_received) == ([None], 4)
+    arrival.lease.close()
+    pool.check()
 
 
 def test_peers_that_have_gone_hold_nothing(door, pool):

@@ -8,7 +8,7 @@ from memserve_jax.mempool.remote import REMOTE_TRANSITIONS, RemoteLease, RemoteP
 
 def make_lease(given_back):
     return RemoteLease(
-        TransferId("r"), InstanceId("d0"), 1, deadline_s=1.0, give_back=given_back.append
+        TransferId("r"), InstanceId("d0"), 1, Tier.HBM, deadline_s=1.0, give_back=given_back.append
     )
 
 

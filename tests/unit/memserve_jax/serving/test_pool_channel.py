@@ -1,7 +1,8 @@
 """MemPool's control channel: its words on the wire."""
 
-from memserve_jax.core.types import BlockId, InstanceId, TransferId
+from memserve_jax.core.types import BlockId, InstanceId, Tier, TransferId
 from memserve_jax.mempool.control import ReserveAnswer, ReserveCall
+from memserve_jax.mempool.transport import Endpoint
 from memserve_jax.serving.pool_channel import (
     answer_from_message,
     answer_to_message,
@@ -24,6 +25,7 @@ def test_a_reservation_survives_the_wire():
         may_wait=False,
         private=b"\x00\xff",
         extra_blocks=3,
+        tier=Tier.HOST,
         timeout_s=1.5,
     )
     assert reserve_from_message(reserve_to_message(call)) == call
@@ -50,6 +52,8 @@ def test_answers_survive_the_wire():
         tensor_parallelism=4,
         receiver_epoch=9,
         blocks=(BlockId(0), BlockId(7)),
+        endpoints=(Endpoint("device_put", "here"), Endpoint("tcp", "127.0.0.1:9")),
+        ticket=b"\x00\xff",
     )
     no = ReserveAnswer(accepted=False, refused_because="no memory", receiver_epoch=9)
     assert answer_from_message(answer_to_message(yes)) == yes

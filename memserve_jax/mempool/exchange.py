@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from jax.sharding import Mesh
 
 from memserve_jax.core.clock import Clock
+from memserve_jax.core.errors import TransferFailedError
 from memserve_jax.core.types import InstanceId, TransferId
+from memserve_jax.mempool.announce import Announced, Announcement, RespondAnnounce
 from memserve_jax.mempool.arrival import Arrival
 from memserve_jax.mempool.calls import PeerCalls
 from memserve_jax.mempool.control import PeerChannel
@@ -44,6 +46,7 @@ class Exchange:
     ):
         """Makes the ends of transfers; `transports` deliver to `port` from now on."""
         self._inbox = inbox
+        self._announced = {t.name: t for t in transports if isinstance(t, Announced)}
         self._members = Membership()
         calls = PeerCalls(memory.instance, memory.epoch, channel, inbox)
         routes = Routes(transports)
@@ -83,6 +86,16 @@ class Exchange:
         self.receiver.serve()
         self._inbox.drain()  # what the calls above set off
         return self.receiver.take_arrivals()
+
+    def announced(self, announcement: Announcement, respond: RespondAnnounce) -> None:
+        """See `MemPool.announced`. Any thread."""
+        transport = self._announced.get(announcement.transport)
+        if transport is None:
+            allowed = ", ".join(self._announced) or "none"
+            reason = f"transport: got {announcement.transport}, allowed: {allowed}"
+            respond(TransferFailedError(reason))
+        else:
+            transport.announced(announcement, respond)
 
     def peers_changed(self, live: Mapping[InstanceId, int]) -> None:
         """See `MemPool.peers_changed`."""

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import InstanceId, Tier, TransferId
+from memserve_jax.mempool.announce import Announcement, RespondAnnounce
 from memserve_jax.mempool.arrival import Arrival
 from memserve_jax.mempool.control import PeerChannel, ReserveCall, RespondCommit, RespondReserve
 from memserve_jax.mempool.counters import PoolCounters, PoolStatus
@@ -31,7 +32,7 @@ from pallas_kernels.pages import KVPages
 
 
 class MemPool:
-    """Single-threaded: the instance loop makes every call. Nothing blocks.
+    """Single-threaded: the instance loop makes every call but `announced`. Nothing blocks.
 
     Attributes:
       wake: Called from any thread when `poll` would have something to do.
@@ -297,6 +298,14 @@ class MemPool:
     def abort(self, transfer_id: TransferId, reason: str) -> None:
         """Gives a reservation back. One that is unknown, committed or aborted is left alone."""
         self._peers.receiver.abort(transfer_id, reason)
+
+    def announced(self, announcement: Announcement, respond: RespondAnnounce) -> None:
+        """Hands a peer's word on a part's bytes to the transport it is for. Any thread.
+
+        `respond` gets None once they have been delivered here, else the error; called once, on
+        any thread.
+        """
+        self._peers.announced(announcement, respond)
 
     # life -------------------------------------------------------------------------------
 

@@ -44,6 +44,38 @@ class Node(Generic[V]):
             return False
         return parent.run is self.run or len(parent.run.children) == 1
 
+    def below(self) -> "Iterator[Node[V]]":
+        """Gives this node and all that are known after it, parents first."""
+        if self.run is None:
+            return
+        nodes = self.run.nodes
+        yield from nodes[nodes.index(self) :]
+        runs = list(self.run.children.values())
+        for run in runs:  # grows while we go
+            yield from run.nodes
+            runs.extend(run.children.values())
+
+    def keys_after(self, above: "Node[V]") -> list[bytes]:
+        """Returns the keys of the blocks after one of its ancestors, up to and with this one."""
+        keys: list[bytes] = []
+        node: Node[V] | None = self
+        while node is not above:
+            assert node is not None and node.run is not None, "not an ancestor"
+            run, width = node.run, node.run.width
+            at = run.nodes.index(node)
+            while node is not above and at >= 0:
+                assert node is not None
+                keys.append(bytes(run.text[at * width : (at + 1) * width]))
+                node, at = node.parent, at - 1
+        keys.reverse()
+        return keys
+
+    @property
+    def root_text(self) -> str:
+        """The salt, of a root."""
+        assert self.parent is None and self.run is not None, "not a root"
+        return self.run.text.decode()
+
 
 class Run(Generic[V]):
     """Consecutive blocks of which only the last may have several children. For the tree alone.

@@ -19,10 +19,15 @@ class PoolCounters:
     bytes_received: int = 0
     blocks_held: int = 0  # on offer to this pool, and not sent because it had them
     reservations_refused: int = 0
-    blocks_swapped_out: int = 0  # HBM -> HOST, evictions included
+    blocks_swapped_out: int = 0  # HBM -> HOST or DISK, evictions included
     blocks_swapped_in: int = 0
-    blocks_evicted: int = 0  # that left HBM to make room, to HOST or for good
+    blocks_evicted: int = 0  # that left HBM to make room, to HOST, to DISK or for good
     blocks_dropped: int = 0  # evicted for good: no tier holds them any more
+    blocks_prefetched: int = 0  # HOST or DISK -> HBM, or DISK -> HOST, for a queued request
+    disk_blocks_written: int = 0
+    disk_blocks_read: int = 0
+    disk_blocks_refused: int = 0  # files that were not what their names promise
+    disk_blocks_skipped: int = 0  # not written: the disk was behind, or takes no more
     compiled_shapes: int = 0  # of gather and scatter
 
 
@@ -35,6 +40,7 @@ class TierStatus:
     free_blocks: int
     leased_blocks: int
     indexed_blocks: int
+    pinned_blocks: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,8 @@ the way in; a block may be asked for at once.
 """
 
 import collections
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -19,6 +20,8 @@ from memserve_jax.core.types import BlockId
 from memserve_jax.mempool.pages import bucket
 from memserve_jax.parallel.sharding import packed_sharding
 
+Source = Callable[[], np.ndarray]  # gives the bytes [L, 2, K, S, H] of one block, on any thread
+
 
 @runtime_checkable
 class HostStore(Protocol):
@@ -30,6 +33,10 @@ class HostStore(Protocol):
 
     def get(self, blocks: Sequence[BlockId]) -> Float[Array, "n L 2 K S H"]:
         """Returns stored blocks, packed on the mesh; n is `bucket(len(blocks))`."""
+        ...
+
+    def sources(self, blocks: Sequence[BlockId]) -> list[Source]:
+        """Returns stored blocks as they are now, whatever is stored under their ids later."""
         ...
 
     def settle(self) -> None:
@@ -65,6 +72,20 @@ class ArenaStore:
         ids = np.zeros(bucket(len(blocks)), np.int64)
         ids[: len(blocks)] = blocks
         return jax.device_put(self._arena[ids], self._sharding)
+
+    def sources(self, blocks: Sequence[BlockId]) -> list[Source]:
+        """See `HostStore`; never waits."""
+        arriving = {
+            block: (packed, row)
+            for stored, packed in self._arriving
+            for row, block in enumerate(stored)
+        }  # the latest, where a block was stored twice
+        return [
+            functools.partial(_row, *arriving[block])
+            if block in arriving
+            else functools.partial(_itself, self._arena[block].copy())
+            for block in blocks
+        ]
 
     def settle(self) -> None:
         """See `HostStore`."""
@@ -105,5 +126,23 @@ class PinnedStore:
         padded = stored + stored[:1] * (bucket(len(blocks)) - len(blocks))
         return self._stack(*jax.device_put(padded, self._device))
 
+    def sources(self, blocks: Sequence[BlockId]) -> list[Source]:
+        """See `HostStore`; never waits."""
+        return [functools.partial(np.asarray, self._blocks[block]) for block in blocks]
+
     def settle(self) -> None:
         """See `HostStore`: nothing is left to do."""
+
+
+def row_sources(packed: Float[Array, "n L 2 K S H"], num_blocks: int) -> list[Source]:
+    """Returns the first rows of packed blocks, which may be still being computed."""
+    packed.copy_to_host_async()
+    return [functools.partial(_row, packed, row) for row in range(num_blocks)]
+
+
+def _row(packed: Array, row: int) -> np.ndarray:
+    return np.asarray(packed)[row]
+
+
+def _itself(block: np.ndarray) -> np.ndarray:
+    return block

@@ -3,18 +3,22 @@
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from memserve_jax.core.block_keys import BlockKeys, block_keys
+from memserve_jax.core.errors import OutOfBlocksError
 from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import BlockAddress, BlockId, InstanceId, Tier
 from memserve_jax.mempool.allocator import BlockAllocator
 from memserve_jax.mempool.counters import PoolCounters, PoolStatus, TierStatus
+from memserve_jax.mempool.disk import DiskTier
 from memserve_jax.mempool.host_tier import make_host_store
 from memserve_jax.mempool.index import PrefixIndex, PrefixNode
 from memserve_jax.mempool.lease import Lease, LeaseBook
 from memserve_jax.mempool.pages import PageStore
 from memserve_jax.mempool.part import Part
+from memserve_jax.mempool.pin import PinBook
 from memserve_jax.mempool.swap import Swapper
 from memserve_jax.mempool.transport import Payload
 from pallas_kernels.backend import Backend
@@ -28,7 +32,9 @@ class LocalMemory:
       epoch: Which life of the instance; part of every address.
       pages: The pages and the copies in and out of them.
       book: Every open lease.
-      counters: Running totals, of transfers too.
+      counters: Running totals, of transfers too; those of `disk` are added by `tally`.
+      disk: The DISK tier, if there is one.
+      pins: Prefixes that stay where they are.
       released: Called after leases were closed, for who waits for memory.
     """
 
@@ -41,6 +47,8 @@ class LocalMemory:
         mesh: Mesh,
         hbm_blocks: int,
         host_blocks: int,
+        disk: DiskTier | None,
+        max_pinned_blocks: int,
         kernels: Backend | None,
     ):
         self.instance = instance
@@ -48,28 +56,32 @@ class LocalMemory:
         self.layout = layout
         self.counters = PoolCounters()
         self.released: Callable[[], None] = lambda: None
-        self._allocators = {Tier.HBM: BlockAllocator(Tier.HBM, hbm_blocks)}
+        in_memory = {Tier.HBM: BlockAllocator(Tier.HBM, hbm_blocks)}
         if host_blocks:
-            self._allocators[Tier.HOST] = BlockAllocator(Tier.HOST, host_blocks)
+            in_memory[Tier.HOST] = BlockAllocator(Tier.HOST, host_blocks)
         # Made once: fresh address objects would cost more than the rest of a call.
         self._addresses = {
             tier: [BlockAddress(instance, epoch, tier, BlockId(i)) for i in range(a.num_blocks)]
-            for tier, a in self._allocators.items()
+            for tier, a in in_memory.items()
         }
-        self.index = PrefixIndex(self._allocators)
+        self.disk = disk
+        self._allocators = in_memory if disk is None else {**in_memory, Tier.DISK: disk.allocator}
+        self.index = PrefixIndex(in_memory)
         self.book = LeaseBook(
             self._allocators,
-            became_idle=self.index.became_idle,
+            became_idle=self._became_idle,
             released=lambda: self.released(),
         )
+        self.pins = PinBook(self._allocators, max_blocks=max_pinned_blocks)
         self.pages = PageStore(layout, mesh, hbm_blocks, kernels)
         self.host = make_host_store(layout, mesh, host_blocks) if host_blocks else None
         self._swapper = Swapper(
-            allocators=self._allocators,
+            allocators=in_memory,
             index=self.index,
             book=self.book,
             pages=self.pages,
             host=self.host,
+            disk=disk,
             counters=self.counters,
         )
 
@@ -101,8 +113,11 @@ class LocalMemory:
 
     @property
     def num_leased(self) -> int:
-        """Leased blocks of all tiers."""
-        return sum(allocator.num_leased for allocator in self._allocators.values())
+        """Leased blocks of all tiers; those that only pins keep are not counted."""
+        return sum(
+            allocator.num_leased - self.pins.num_only_pinned(tier)
+            for tier, allocator in self._allocators.items()
+        )
 
     @property
     def status(self) -> PoolStatus:
@@ -113,8 +128,9 @@ class LocalMemory:
                     tier=tier,
                     num_blocks=allocator.num_blocks,
                     free_blocks=allocator.num_free,
-                    leased_blocks=allocator.num_leased,
+                    leased_blocks=allocator.num_leased - self.pins.num_only_pinned(tier),
                     indexed_blocks=allocator.num_indexed,
+                    pinned_blocks=self.pins.num_pinned(tier),
                 )
                 for tier, allocator in self._allocators.items()
             )
@@ -122,9 +138,9 @@ class LocalMemory:
 
     def alloc(self, num_blocks: int, tier: Tier) -> Lease:
         """See `MemPool.alloc_mem`."""
-        allocator = self._allocators.get(tier)
-        if allocator is None:
-            raise ValueError(f"tier: got {tier}, allowed: {', '.join(self._allocators)}")
+        if tier not in self._addresses:
+            raise ValueError(f"tier: got {tier}, allowed: {', '.join(self._addresses)}")
+        allocator = self._allocators[tier]
         if num_blocks < 0:
             raise ValueError(f"num_blocks: got {num_blocks}, allowed: 0 or more")
         self._swapper.make_room(tier, num_blocks)
@@ -151,29 +167,124 @@ class LocalMemory:
         held = lease.blocks[: len(keys)]
         tier = held[0].tier
         if any(address.tier is not tier for address in held):
-            raise ValueError("the lease holds HOST blocks beside HBM ones: swap it in first")
+            raise ValueError("the lease holds blocks of several tiers: swap it in first")
+        if tier is Tier.DISK:
+            raise ValueError("the lease holds DISK blocks: swap it in first")
         added = self.index.add(tier, salt, keys, [address.block for address in held])
         if added.kept:
             addresses = self._addresses[tier]
             self.book.anchor(lease, [addresses[block] for block in added.kept])
         return added.num_new * self.layout.block_size_tokens
 
-    def match(self, token_ids: Sequence[int], salt: str, *, max_blocks: int) -> Lease:
-        """Leases the longest held prefix of at most `max_blocks` blocks."""
-        path = self.index.find(salt, self._keys(token_ids, max_blocks))
-        return self._lease_path(path)
+    def match(
+        self, token_ids: Sequence[int], salt: str, *, max_blocks: int, on_disk: bool = False
+    ) -> Lease:
+        """Leases the longest held prefix of at most `max_blocks` blocks.
 
-    def peek(self, token_ids: Sequence[int], salt: str, *, max_blocks: int) -> int:
+        What is `on_disk` alone counts only if asked for: reading it takes a while.
+        """
+        keys = self._keys(token_ids, max_blocks)
+        path = self.index.find(salt, keys)
+        return self._lease_path(path, self._find_on_disk(salt, keys, path) if on_disk else [])
+
+    def match_on_disk(
+        self, token_ids: Sequence[int], salt: str, *, max_blocks: int
+    ) -> tuple[int, Lease]:
+        """Leases what DISK holds behind the prefix in memory.
+
+        Returns:
+          How many blocks are in memory before those of the lease, and the lease.
+        """
+        keys = self._keys(token_ids, max_blocks)
+        path = self.index.find(salt, keys)
+        return len(path), self._lease_path([], self._find_on_disk(salt, keys, path))
+
+    def take_in(
+        self,
+        token_ids: Sequence[int],
+        salt: str,
+        num_before: int,
+        contents: Sequence[np.ndarray],
+    ) -> int:
+        """Puts blocks that were read from DISK behind the prefix that they follow.
+
+        Into HBM, or into HOST where HBM is short.
+
+        Args:
+          token_ids: At least those whose KV the blocks, and those before, hold.
+          salt: Of the prompt.
+          num_before: Blocks before the first of `contents`.
+          contents: The blocks' bytes, `[L, 2, K, S, H]` each.
+
+        Returns:
+          Blocks newly indexed; 0 where there is no room, or the prefix has gone.
+        """
+        keys = self._keys(token_ids, num_before + len(contents))
+        with self._lease_path(self.index.find(salt, keys.first(num_before)), []) as prefix:
+            if len(prefix) < num_before:
+                return 0
+            try:
+                self._swapper.swap_in(prefix)
+                room = self.alloc(len(contents), Tier.HBM)
+            except OutOfBlocksError:
+                return self._take_in_to_host(salt, keys, contents)
+            with room:
+                self._swapper.fill(room.block_ids, contents)
+                return self.index.extend(Tier.HBM, salt, keys, room.block_ids)
+
+    def peek(
+        self, token_ids: Sequence[int], salt: str, *, max_blocks: int, on_disk: bool = False
+    ) -> int:
         """Returns the tokens that `match` would find."""
-        path = self.index.peek(salt, self._keys(token_ids, max_blocks))
-        return len(path) * self.layout.block_size_tokens
+        keys = self._keys(token_ids, max_blocks)
+        path = self.index.peek(salt, keys)
+        num_blocks = len(path)
+        if on_disk and self.disk is not None:
+            num_blocks += len(self.disk.find(salt, keys, path))
+        return num_blocks * self.layout.block_size_tokens
+
+    def pin(self, token_ids: Sequence[int], salt: str) -> int:
+        """See `MemPool.pin`."""
+        keys = block_keys(token_ids, self.layout.block_size_tokens)
+        return self.pins.pin(
+            salt,
+            keys,
+            lambda: self.match(token_ids, salt, max_blocks=len(keys), on_disk=True),
+        )
+
+    def unpin(self, token_ids: Sequence[int], salt: str) -> int:
+        """See `MemPool.unpin`."""
+        return self.pins.unpin(salt, block_keys(token_ids, self.layout.block_size_tokens))
 
     def delete(self, token_ids: Sequence[int], salt: str) -> int:
         """See `MemPool.delete`."""
-        num_blocks = self.index.delete(salt, block_keys(token_ids, self.layout.block_size_tokens))
+        keys = block_keys(token_ids, self.layout.block_size_tokens)
+        num_pinned = self.pins.num_shared(salt, keys)
+        if num_pinned == len(keys):
+            return 0
+        num_blocks = self._delete_on_disk(salt, keys)
+        num_blocks += self.index.delete(salt, keys, keep=num_pinned)
+        num_blocks += self._prune_on_disk(salt, keys, num_pinned)
         if num_blocks:
             self.released()
         return num_blocks
+
+    def tally(self) -> PoolCounters:
+        """Returns the counters, brought up to date."""
+        counters = self.counters
+        counters.compiled_shapes = self.pages.num_compiled
+        if self.disk is not None:
+            counters.disk_blocks_written = self.disk.num_written
+            counters.disk_blocks_read = self.disk.num_read
+            counters.disk_blocks_refused = self.disk.num_refused
+            counters.disk_blocks_skipped = self.disk.num_skipped
+        return counters
+
+    def close(self) -> None:
+        """Ends every pin, and what is being read or written on DISK."""
+        self.pins.close()
+        if self.disk is not None:
+            self.disk.close()
 
     def staged(self, blocks: Sequence[BlockAddress]) -> Payload:
         """Returns the KV of blocks of one tier, packed, for a transport to send."""
@@ -193,12 +304,62 @@ class LocalMemory:
             allocator.check()
         self.index.check()
         self.book.check()
+        self.pins.check()
+        if self.disk is not None:
+            self.disk.check()
         assert self.pages.pages.num_pages == self.num_hbm_blocks, "pages and blocks disagree"
 
     def _keys(self, token_ids: Sequence[int], max_blocks: int) -> BlockKeys:
         return block_keys(token_ids, self.layout.block_size_tokens, max_blocks=max_blocks)
 
-    def _lease_path(self, path: Sequence[PrefixNode]) -> Lease:
+    def _delete_on_disk(self, salt: str, keys: BlockKeys) -> int:
+        """Deletes a prompt's last block and what follows it, while the index still holds it."""
+        if self.disk is None or not keys:
+            return 0
+        doomed = {self.disk.names(salt, keys)[-1].name}
+        path = self.index.peek(salt, keys)
+        if len(path) == len(keys):  # what follows on DISK may follow what follows in memory
+            doomed |= {self.disk.name_of(node).name for node in path[-1].below()}
+        return self.disk.delete(doomed)
+
+    def _prune_on_disk(self, salt: str, keys: BlockKeys, num_kept: int) -> int:
+        """Deletes what comes before a deleted block, from its end, as far as nothing follows it."""
+        if self.disk is None:
+            return 0
+        num_blocks = 0
+        num_kept = max(num_kept, len(self.index.peek(salt, keys)))
+        for block in reversed(self.disk.names(salt, keys)[num_kept:-1]):
+            if self.disk.is_followed(block.name):
+                break
+            num_blocks += self.disk.delete([block.name])
+        return num_blocks
+
+    def _find_on_disk(
+        self, salt: str, keys: BlockKeys, path: Sequence[PrefixNode]
+    ) -> list[BlockId]:
+        if self.disk is None:
+            return []
+        places = self.disk.find(salt, keys, path)
+        self.disk.touch(places)
+        return places
+
+    def _take_in_to_host(self, salt: str, keys: BlockKeys, contents: Sequence[np.ndarray]) -> int:
+        if self.host is None:
+            return 0
+        try:
+            room = self.alloc(len(contents), Tier.HOST)
+        except OutOfBlocksError:
+            return 0
+        with room:
+            blocks = [address.block for address in room.blocks]
+            self._swapper.fill_host(blocks, contents)
+            return self.index.extend(Tier.HOST, salt, keys, blocks)
+
+    def _became_idle(self, tier: Tier, blocks: list[BlockId]) -> None:
+        if tier is not Tier.DISK:  # which looks for idle blocks when it needs one
+            self.index.became_idle(tier, blocks)
+
+    def _lease_path(self, path: Sequence[PrefixNode], places: Sequence[BlockId]) -> Lease:
         blocks: list[BlockAddress] = []
         hbm: list[BlockId] = []
         host: list[BlockId] = []
@@ -214,4 +375,7 @@ class LocalMemory:
         self._allocators[Tier.HBM].share(hbm)
         if host:
             self._allocators[Tier.HOST].share(host)
-        return self.book.open(blocks, len(path) * self.layout.block_size_tokens)
+        if places:
+            self._allocators[Tier.DISK].share(places)
+            blocks += [BlockAddress(self.instance, self.epoch, Tier.DISK, p) for p in places]
+        return self.book.open(blocks, len(blocks) * self.layout.block_size_tokens)

@@ -1,6 +1,6 @@
 """The elastic memory pool of one instance: the nine calls of MemServe, Table 1.
 
-The pool owns the KV bytes of its instance in two tiers, HBM and host memory, and an index
+The pool owns the KV bytes of its instance in tiers, HBM, host memory and disk, and an index
 from token prefixes to the blocks that hold their KV. Blocks are leased: what a call returns
 stays put until its lease is closed, and only unleased blocks are evicted. KV that is leased
 but not indexed is *active*, KV that is indexed is *historical*.
@@ -18,11 +18,13 @@ from memserve_jax.mempool.announce import Announcement, RespondAnnounce
 from memserve_jax.mempool.arrival import Arrival
 from memserve_jax.mempool.control import PeerChannel, ReserveCall, RespondCommit, RespondReserve
 from memserve_jax.mempool.counters import PoolCounters, PoolStatus
+from memserve_jax.mempool.disk import DiskOptions, open_disk
 from memserve_jax.mempool.exchange import Exchange
 from memserve_jax.mempool.inbox import Inbox
 from memserve_jax.mempool.lease import Lease
 from memserve_jax.mempool.memory import LocalMemory
 from memserve_jax.mempool.port import Port
+from memserve_jax.mempool.prefetch import Prefetch, Prefetcher
 from memserve_jax.mempool.remote import RemoteLease
 from memserve_jax.mempool.sender import SENDABLE
 from memserve_jax.mempool.transfer import Offer, Terms, Transfer
@@ -32,7 +34,7 @@ from pallas_kernels.pages import KVPages
 
 
 class MemPool:
-    """Single-threaded: the instance loop makes every call but `announced`. Nothing blocks.
+    """Single-threaded: the instance loop makes every call but `announced`. Only `swap_in` waits.
 
     Attributes:
       wake: Called from any thread when `poll` would have something to do.
@@ -47,6 +49,8 @@ class MemPool:
         mesh: Mesh,
         hbm_blocks: int,
         host_blocks: int = 0,
+        disk: DiskOptions | None = None,
+        max_pinned_blocks: int | None = None,
         channel: PeerChannel | None = None,
         transports: Sequence[Transport] = (),
         clock: Clock,
@@ -54,8 +58,9 @@ class MemPool:
     ):
         """Makes a pool with empty tiers of `hbm_blocks` and `host_blocks` blocks (0: no tier).
 
-        Without a channel or `transports`, best first, transfers fail. `epoch` must be greater
-        than in any earlier life of the instance. No `kernels`: copies as the platform likes.
+        `disk` keeps what it held. `max_pinned_blocks` None: half of HBM. Without a channel or
+        `transports`, best first, transfers fail. `epoch` must be greater than in any earlier life
+        of the instance. No `kernels`: copies as the platform likes.
         """
         self.wake: Callable[[], None] = lambda: None
         self._inbox = Inbox(lambda: self.wake())
@@ -66,8 +71,11 @@ class MemPool:
             mesh=mesh,
             hbm_blocks=hbm_blocks,
             host_blocks=host_blocks,
+            disk=None if disk is None else open_disk(disk, layout, self._inbox.post),
+            max_pinned_blocks=hbm_blocks // 2 if max_pinned_blocks is None else max_pinned_blocks,
             kernels=kernels,
         )
+        self._prefetcher = Prefetcher(self._memory, clock, self._inbox)
         self._memory.released = self._released
         self._peers = Exchange(
             self._memory,
@@ -130,15 +138,10 @@ class MemPool:
         on: InstanceId | None = None,
         timeout_s: float = 0.0,
     ) -> Lease | RemoteLease:
-        """Leases `num_blocks` blocks of undefined contents, here or `on` a peer.
+        """Leases `num_blocks` blocks of undefined contents in `tier`, here or `on` a peer.
 
-        Evicts historical KV if it must. All blocks or none.
-
-        Args:
-          num_blocks: How many.
-          tier: Where; HBM or HOST on a peer.
-          on: The peer. Its lease is PENDING until the peer has answered.
-          timeout_s: How long a peer keeps the blocks, from now on; it may wait for memory.
+        Evicts historical KV if it must. All blocks or none. A peer's lease is PENDING until the
+        peer has answered, which may wait for memory, and ends `timeout_s` from now.
 
         Raises:
           OutOfBlocksError: too few even with every unleased block evicted; nothing changed.
@@ -155,18 +158,18 @@ class MemPool:
         lease.close()
 
     def swap_out(self, num_blocks: int) -> int:
-        """Moves the `num_blocks` least recently used unleased historical blocks HBM -> HOST.
+        """Moves the `num_blocks` LRU unleased historical blocks from HBM to HOST, else to DISK.
 
         Returns:
-          Blocks moved; fewer where there are not as many, or HOST has no room.
+          Blocks moved; fewer where there are not as many, or no tier has room.
         """
         return self._memory.swap_out(num_blocks)
 
     def swap_in(self, lease: Lease) -> int:
-        """Brings a lease's HOST blocks to HBM; the lease's addresses change with them.
+        """Brings a lease's HOST and DISK blocks to HBM; its addresses change with them.
 
-        Returns:
-          Blocks that were in HOST.
+        Waits for files: who cannot does a `prefetch`, and matches without DISK. Blocks from DISK
+        are the lease's own until inserted; it ends before a corrupt one. Returns their number.
 
         Raises:
           OutOfBlocksError: HBM cannot take them; nothing changed.
@@ -191,24 +194,43 @@ class MemPool:
         """
         return self._memory.insert(token_ids, lease, salt)
 
-    def match(self, token_ids: Sequence[int], *, salt: str = "") -> Lease:
+    def match(self, token_ids: Sequence[int], *, salt: str = "", on_disk: bool = True) -> Lease:
         """Leases the longest held prefix of `token_ids`, on whichever tiers it lies.
 
         At most floor((len(token_ids) - 1) / S) blocks: the last token must be computed to have
-        logits. HOST blocks must be swapped in before use. An empty lease is a miss.
+        logits. HOST and DISK blocks must be swapped in before use. An empty lease is a miss.
         """
         max_blocks = (len(token_ids) - 1) // self.layout.block_size_tokens
-        return self._memory.match(token_ids, salt, max_blocks=max_blocks)
+        return self._memory.match(token_ids, salt, max_blocks=max_blocks, on_disk=on_disk)
 
     def match_whole(self, token_ids: Sequence[int], *, salt: str = "") -> Lease:
         """Leases the longest held prefix, up to all whole blocks: for receivers of KV."""
         max_blocks = self.layout.whole_blocks(len(token_ids))
-        return self._memory.match(token_ids, salt, max_blocks=max_blocks)
+        return self._memory.match(token_ids, salt, max_blocks=max_blocks, on_disk=True)
 
     def peek(self, token_ids: Sequence[int], *, salt: str = "") -> int:
-        """Returns the tokens `match` would find, without leasing or touching anything."""
-        max_blocks = (len(token_ids) - 1) // self.layout.block_size_tokens
-        return self._memory.peek(token_ids, salt, max_blocks=max_blocks)
+        """Returns the tokens `match` would find, without touching anything."""
+        most = (len(token_ids) - 1) // self.layout.block_size_tokens
+        return self._memory.peek(token_ids, salt, max_blocks=most, on_disk=True)
+
+    def prefetch(self, token_ids: Sequence[int], *, salt: str = "", timeout_s: float) -> Prefetch:
+        """Begins to bring what `match` would find to HBM; HOST where that is short. No lease.
+
+        What was on DISK comes with later `poll`s, until `timeout_s` from now at the latest.
+        """
+        return self._prefetcher.begin(token_ids, salt, timeout_s)
+
+    def pin(self, token_ids: Sequence[int], *, salt: str = "") -> int:
+        """Keeps what is held of a prefix where it is until `unpin`; returns the blocks kept.
+
+        Raises:
+          OverloadedError: more blocks would be pinned than may be; nothing changed.
+        """
+        return self._memory.pin(token_ids, salt)
+
+    def unpin(self, token_ids: Sequence[int], *, salt: str = "") -> int:
+        """Ends the pin on exactly this prefix; returns the blocks it kept, 0 without a pin."""
+        return self._memory.unpin(token_ids, salt)
 
     def delete(self, token_ids: Sequence[int], *, salt: str = "") -> int:
         """Forgets the KV that only this prompt and its continuations use.
@@ -217,7 +239,7 @@ class MemPool:
         continuation. Leased blocks leave the index at once and are freed with their lease.
 
         Returns:
-          Blocks that left the index.
+          Blocks that left the index and DISK; 0 where a pin is on the prefix or beyond.
         """
         return self._memory.delete(token_ids, salt)
 
@@ -273,12 +295,15 @@ class MemPool:
         """
         if self._memory.host is not None:
             self._memory.host.settle()
-        return self._peers.poll()
+        arrivals = self._peers.poll()
+        self._prefetcher.expire()
+        return arrivals
 
     @property
     def next_deadline_s(self) -> float | None:
         """When `poll` must be called at the latest, on the pool's clock; None: no wait is on."""
-        return self._peers.next_deadline_s
+        deadlines_s = [self._peers.next_deadline_s, *self._prefetcher.deadlines_s]
+        return min((at_s for at_s in deadlines_s if at_s is not None), default=None)
 
     # receiver side: what `serving` calls for a peer, on the owner's thread ---------------
 
@@ -325,7 +350,9 @@ class MemPool:
 
     def close(self) -> None:
         """Fails what is under way, both ways, and gives it back. No call but `check` may follow."""
+        self._prefetcher.close()
         self._peers.close()
+        self._memory.close()
 
     @property
     def num_leased(self) -> int:
@@ -350,8 +377,7 @@ class MemPool:
     @property
     def counters(self) -> PoolCounters:
         """Running totals since the start."""
-        self._memory.counters.compiled_shapes = self._memory.pages.num_compiled
-        return self._memory.counters
+        return self._memory.tally()
 
     @property
     def status(self) -> PoolStatus:
@@ -361,6 +387,7 @@ class MemPool:
     def check(self) -> None:
         """Asserts every invariant: of allocators, index, leases and reservations."""
         self._memory.check()
+        self._prefetcher.check()
         self._peers.check()
 
     def _released(self) -> None:

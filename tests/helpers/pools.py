@@ -1,5 +1,6 @@
 """Small pools, and KV that says which prefix it is the KV of."""
 
+import pathlib
 import zlib
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ import numpy as np
 from memserve_jax.core.clock import ManualClock
 from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import InstanceId, Tier
+from memserve_jax.mempool.disk import DiskOptions
+from memserve_jax.mempool.disk_format import BlockFormat, origin_of
 from memserve_jax.mempool.pool import MemPool
 from memserve_jax.parallel.mesh import make_mesh
 from tests.helpers.peers import Network, NetworkChannel, NetworkTransport
@@ -75,7 +78,12 @@ def read_kv(pool: MemPool, lease) -> np.ndarray:
     memory = pool._memory
     layout = pool.layout
     kv = np.zeros(layout.packed_shape(len(lease)), np.float32)
-    for tier, fetch in ((Tier.HBM, memory.pages.gather), (Tier.HOST, _host_get(pool))):
+    fetches = (
+        (Tier.HBM, memory.pages.gather),
+        (Tier.HOST, _host_get(pool)),
+        (Tier.DISK, lambda places: np.array(memory.disk.took(memory.disk.read(places)))),
+    )
+    for tier, fetch in fetches:
         places = [i for i, address in enumerate(lease.blocks) if address.tier is tier]
         if places:
             packed = fetch([lease.blocks[i].block for i in places])
@@ -107,3 +115,17 @@ def cache(pool: MemPool, token_ids: Sequence[int], *, salt: str = "") -> int:
 
 def _host_get(pool: MemPool):
     return pool._memory.host.get if pool._memory.host is not None else None
+
+
+def disk_in(
+    path: pathlib.Path, num_blocks: int, *, layout: KVLayout = TINY, model: str = "tiny"
+) -> DiskOptions:
+    """A DISK tier in a folder, with room for so many blocks."""
+    file_bytes = BlockFormat(origin_of(model, layout), layout).file_bytes
+    num_bytes = num_blocks * -(-file_bytes // 4096) * 4096
+    return DiskOptions(folder=path, num_bytes=num_bytes, model=model)
+
+
+def files_in(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files of blocks in a DISK tier's folder."""
+    return sorted(path.rglob("*.safetensors"))

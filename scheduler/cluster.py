@@ -70,15 +70,22 @@ class Cluster:
     """The live instances. Lives in the asyncio loop."""
 
     def __init__(
-        self, *, clock: Clock, timeout_s: float, on_left: Callable[[Traits, Departure], None]
+        self,
+        *,
+        model: str,
+        clock: Clock,
+        timeout_s: float,
+        on_left: Callable[[Traits, Departure], None],
     ):
         """Starts empty.
 
         Args:
+          model: What every instance must serve: requests are tokenised for it.
           clock: Of the heartbeats.
           timeout_s: An instance not heard of for so long is gone.
           on_left: Told which life of which instance is over, and why.
         """
+        self._model = model
         self._clock = clock
         self._timeout_s = timeout_s
         self._on_left = on_left
@@ -151,6 +158,11 @@ class Cluster:
             raise RefusedError(
                 f"status.epoch: {traits.instance} is live with epoch {old.traits.epoch}, "
                 f"got the older {traits.epoch}, allowed: a newer one, or another name"
+            )
+        if traits.model != self._model:
+            raise RefusedError(
+                f"status.model: {traits.instance} has {traits.model!r}, "
+                f"allowed: {self._model!r}, as this scheduler has"
             )
         for member in self._members.values():
             if member is not old:
@@ -275,7 +287,7 @@ def _refuse_unless_alike(new: Traits, live: Traits) -> None:
     Raises:
       RefusedError: they differ in what must be the same.
     """
-    fields = ["block_size_tokens", "model"]
+    fields = ["block_size_tokens"]
     if (new.role is Role.COLOCATED) == (live.role is Role.COLOCATED):
         fields.append("caching")
     for field in fields:

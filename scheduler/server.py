@@ -65,7 +65,7 @@ class SchedulerServer:
         """
         self._config = config
         section, cost = config.scheduler, config.scheduler.cost
-        self.state = make_state(section, clock)
+        self.state = make_state(section, clock, model=card.name)
         router = Router(
             self.state,
             policy=POLICIES[section.policy],

@@ -32,8 +32,8 @@ class State:
         self.flights.check()
 
 
-def make_state(section: SchedulerSection, clock: Clock) -> State:
-    """Returns the state of a scheduler that has heard of nobody.
+def make_state(section: SchedulerSection, clock: Clock, *, model: str) -> State:
+    """Returns the state of a scheduler of `model` that has heard of nobody.
 
     When a life of an instance is over, all that was known of it goes, and the requests that
     still need it are told.
@@ -52,7 +52,7 @@ def make_state(section: SchedulerSection, clock: Clock) -> State:
             flights.lose(instance, f"instance {instance} was lost: {departure}")
         channels.drop(traits.target)
 
-    cluster = Cluster(clock=clock, timeout_s=section.heartbeat_timeout_s, on_left=left)
+    cluster = Cluster(model=model, clock=clock, timeout_s=section.heartbeat_timeout_s, on_left=left)
     return State(
         clock=clock, cluster=cluster, trees=trees, flights=flights, loads=loads, channels=channels
     )

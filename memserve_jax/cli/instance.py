@@ -57,7 +57,7 @@ def command(
     run_until_signal(
         lambda: _launch(config, name, Role(role), schedulers),
         ready=lambda it: say(f"ready instance={name} grpc={it.target}"),
-        ended=SoloInstance.drained,
+        ended=SoloInstance.ended,
     )
 
 

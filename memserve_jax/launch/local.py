@@ -25,13 +25,11 @@ from memserve_jax.launch.topology import ClusterPlan, plan_cluster
 from memserve_jax.launch.warm_up import warm_up
 from memserve_jax.mempool.device_put import LocalFabric
 from memserve_jax.mempool.pool import MemPool
-from memserve_jax.proto.server import address
+from memserve_jax.proto.server import ANY_HOST, LOOPBACK, address
 from memserve_jax.serving.engine_parts import EngineParts
 from memserve_jax.serving.peers import Peers
-from memserve_jax.serving.server import ANY_HOST, InstanceServer
+from memserve_jax.serving.server import InstanceServer
 from scheduler.server import SchedulerServer
-
-LOOPBACK = "127.0.0.1"  # instances listen here: only the scheduler is for the world
 
 _log = logging.getLogger(__name__)
 
@@ -154,7 +152,11 @@ class LocalCluster:
             await warm_up([parts for parts, _ in built], progress)
         for parts, peers in built:
             server = InstanceServer(
-                parts, peers=peers, schedulers=[self._inner_target], host=LOOPBACK
+                # Only the scheduler is for the world.
+                parts,
+                peers=peers,
+                schedulers=[self._inner_target],
+                host=LOOPBACK,
             )
             self.instances[parts.identity.instance] = server
             await server.start()

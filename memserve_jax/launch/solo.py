@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from memserve_jax.core.clock import SystemClock
 from memserve_jax.core.config import Config, to_mapping
+from memserve_jax.core.errors import MemServeError
 from memserve_jax.core.types import Role
 from memserve_jax.engine.intake import context_limit
 from memserve_jax.launch.build import (
@@ -30,7 +31,7 @@ class SoloInstance:
 
     def __init__(self, server: InstanceServer, links: Links):
         """For `launch` alone."""
-        self._server = server
+        self.server = server
         self._links = links
 
     @classmethod
@@ -87,13 +88,27 @@ class SoloInstance:
     @property
     def target(self) -> str:
         """HOST:PORT."""
-        return self._server.target
+        return self.server.target
 
-    async def drained(self) -> None:
-        """Returns once a drain has left nothing to do."""
-        await self._server.drained.wait()
+    async def ended(self) -> None:
+        """Returns once a drain has left nothing to do.
+
+        Raises:
+          MemServeError: the engine is broken for good; another life may do better.
+        """
+        instance = self.server.instance
+        ends = [
+            asyncio.create_task(event.wait())
+            for event in (self.server.drained, instance.went_down)
+        ]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        if not self.server.drained.is_set():
+            name, error = instance.identity.instance, instance.loop.broken
+            raise MemServeError(f"instance {name}: its engine is broken: {error}")
 
     async def stop(self, grace_s: float) -> None:
         """Deregisters, gives requests `grace_s` to end, frees everything."""
-        await self._server.stop(grace_s)
+        await self.server.stop(grace_s)
         await asyncio.to_thread(self._links.close)

@@ -43,12 +43,14 @@ class Instance:
         self.identity = parts.identity
         self.target = target
         self.peers = peers
+        peers.own_target = target
         self.streams = EventStreams()
         self.limits = Limits(
             max_context_tokens=parts.engine.max_context_tokens,
             max_kv_tokens=parts.pool.num_hbm_blocks * parts.identity.block_size_tokens,
         )
         self.draining = False
+        self.went_down = asyncio.Event()  # its engine is broken for good
         self.loop = EngineLoop(
             parts,
             name=f"engine-{parts.identity.instance}",
@@ -120,3 +122,5 @@ class Instance:
         for request_id in self.streams.request_ids:
             self.parts.engine.cancel(request_id)
         self._in_asyncio(lambda: self.streams.fail_all(reason))
+        if self.loop.broken is not None:
+            self._in_asyncio(self.went_down.set)

@@ -1,11 +1,8 @@
 """The great invariant: greedy tokens depend on the model and the prompt, on nothing else.
 
-Every answer is compared with what `transformers` gave for the same checkpoint. A second turn
-repeats a prompt with the first tokens of its answer, and must go on as the first one did:
-that is where cached, moved, evicted and swapped KV would show.
+Every answer is compared with what `transformers` gave for the same checkpoint.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,7 +10,8 @@ import pytest
 from memserve_jax.core.config import Config
 from memserve_jax.core.types import CachingMode
 from memserve_jax.launch.topology import COLOCATED_MODES
-from tests.helpers.cluster import PATIENCE_S, ServedCluster, running, tiny_config
+from tests.helpers.cluster import running, tiny_config
+from tests.helpers.golden_turns import check_golden_turns
 from tests.helpers.goldens import load_golden
 from tests.helpers.pairwise import Case, full_product, label, pairwise
 
@@ -30,8 +28,6 @@ ROLES = {"colocated": "c", "2c": "cc", "1p1d": "pd", "2p1d": "ppd", "1p2d": "pdd
 NAMES = {"c": "colocated", "p": "prefill", "d": "decode"}
 ROOMY_BLOCKS = 256
 TIGHT_TOKENS = 448  # of a pool under pressure: the longest request fits, all together do not
-LENGTHS = (16, 17, 90, 333)
-TURN_TOKENS = 11  # of the first answer that the second prompt repeats
 
 
 def is_possible(case: Case) -> bool:
@@ -85,32 +81,8 @@ def config_of(case: Case, path: str) -> Config:
 
 def check(case: Case) -> None:
     golden = load_golden(MODELS[case["block"]])
-    known = {
-        len(prompt): (prompt, answer)
-        for prompt, answer in zip(golden.prompts, golden.tokens, strict=True)
-    }
-    turns = [known[length] for length in LENGTHS]
-    later = [(prompt + answer[:TURN_TOKENS], answer[TURN_TOKENS:]) for prompt, answer in turns]
     with running(config_of(case, golden.path)) as served:
-        for asked in (turns, later):
-            answers = ask_at_once(served, asked)
-            assert answers == [answer for _, answer in asked]
-
-
-def ask_at_once(served: ServedCluster, asked: list[tuple[list[int], list[int]]]) -> list[list[int]]:
-    def ask(pair: tuple[list[int], list[int]]) -> list[int]:
-        prompt, wanted = pair
-        answer = served.client.generate(
-            token_ids=prompt,
-            max_tokens=len(wanted),
-            temperature=0.0,
-            ignore_eos=True,
-            timeout_s=PATIENCE_S,
-        )
-        return list(answer.token_ids)
-
-    with ThreadPoolExecutor(len(asked)) as pool:
-        return list(pool.map(ask, asked))
+        check_golden_turns(served.client, golden)
 
 
 def test_the_selection_is_small_and_meets_every_pair():

@@ -30,7 +30,7 @@ CONTEXT, VOCABULARY = 512, 264
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model")
+    folder = tmp_path_factory.mktemp("model") / "tiny"  # what the fakes say they serve
     shape = CheckpointShape(
         vocab_size=VOCABULARY,
         hidden_size=16,

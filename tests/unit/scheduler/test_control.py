@@ -33,6 +33,7 @@ def test_registration_says_how_often_and_heartbeats_who():
         (make_status("c1", role="boss"), Code.INVALID_ARGUMENT, "status.role: got 'boss'"),
         (make_status("c1", block_size_tokens=8), Code.FAILED_PRECONDITION, "as c0 has"),
         (make_status("c0", epoch=1, model="x"), Code.FAILED_PRECONDITION, "epoch 2"),
+        (make_status("c1", model="x"), Code.FAILED_PRECONDITION, "allowed: 'tiny', as this"),
     ],
 )
 def test_a_registration_that_cannot_be_is_refused(status, code, words):

@@ -20,7 +20,7 @@ class World:
 
     def __init__(self, *statuses, policy="min_ttft"):
         self.clock = ManualClock(1.0)
-        self.state = make_state(SchedulerSection(prompt_tree_ttl_s=60.0), self.clock)
+        self.state = make_state(SchedulerSection(prompt_tree_ttl_s=60.0), self.clock, model="tiny")
         self.trees, self.cluster = self.state.trees, self.state.cluster
         self.router = Router(
             self.state,

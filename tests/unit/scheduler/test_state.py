@@ -18,7 +18,7 @@ C0 = InstanceId("c0")
 def test_all_that_was_known_goes(how):
     async def scenario():
         clock = ManualClock(1.0)
-        state = make_state(SchedulerSection(heartbeat_timeout_s=5.0), clock)
+        state = make_state(SchedulerSection(heartbeat_timeout_s=5.0), clock, model="tiny")
         state.cluster.register(make_status("c0", epoch=1))
         state.trees[Role.COLOCATED].confirm(C0, "", joined_keys([b"1", b"2"]), 1.0)
         for _ in range(2):

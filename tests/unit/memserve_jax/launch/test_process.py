@@ -74,6 +74,20 @@ def test_a_server_that_ends_by_itself_is_stopped():
     assert server.graces == [DRAIN_S]
 
 
+def test_what_ends_a_server_is_the_callers_error_once_it_has_stopped():
+    server = Server()
+
+    async def start() -> Server:
+        return server
+
+    async def ended(it: Server) -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        run_until_signal(start, ready=lambda it: None, ended=ended)
+    assert server.graces == [DRAIN_S]
+
+
 def test_the_error_of_a_start_is_the_callers():
     async def start() -> Server:
         raise ValueError("no port")

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from memserve_jax.core.clock import SystemClock
-from memserve_jax.core.errors import ConfigError
+from memserve_jax.core.errors import ConfigError, MemServeError
 from memserve_jax.core.model_card import load_card
 from memserve_jax.core.tokenizer import load_tokenizer
 from memserve_jax.core.types import Role
@@ -47,8 +47,30 @@ def test_it_registers_and_ends_when_drained(path: str):
                 )
             await control.Drain(pb.DrainRequest(instance="c7", timeout_s=30, force=True))
             async with asyncio.timeout(30):
-                await solo.drained()
+                await solo.ended()
         await solo.stop(0.0)
         await scheduler.stop(0.0)
+
+    asyncio.run(run())
+
+
+def test_one_whose_engine_breaks_ends_with_the_reason(path: str, monkeypatch: pytest.MonkeyPatch):
+    async def run() -> None:
+        solo = await SoloInstance.launch(
+            tiny_config(path), name="c7", role=Role.COLOCATED, schedulers=[]
+        )
+        engine = solo.server.instance.parts.engine
+
+        def fail() -> None:
+            raise RuntimeError("lost the device")
+
+        monkeypatch.setattr(engine, "step", fail)
+        ending = asyncio.create_task(solo.ended())
+        while not ending.done():
+            solo.server.instance.loop.wake()
+            await asyncio.sleep(0)
+        with pytest.raises(MemServeError, match="c7: its engine is broken: lost the device"):
+            await ending
+        await solo.stop(30.0)
 
     asyncio.run(run())

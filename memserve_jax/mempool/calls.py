@@ -6,7 +6,13 @@ from typing import TypeVar
 
 from memserve_jax.core.errors import TransferFailedError
 from memserve_jax.core.types import InstanceId, TransferId
-from memserve_jax.mempool.control import PeerChannel, ReserveAnswer, ReserveCall
+from memserve_jax.mempool.control import (
+    FetchAnswer,
+    FetchCall,
+    PeerChannel,
+    ReserveAnswer,
+    ReserveCall,
+)
 from memserve_jax.mempool.inbox import Inbox
 
 _T = TypeVar("_T")
@@ -59,6 +65,19 @@ class PeerCalls:
         channel = self._channel
         if channel is not None:
             started(lambda: channel.abort(to, transfer_id, reason))
+
+    def fetch(
+        self, owner: InstanceId, call: FetchCall, then: Callable[[Future[FetchAnswer]], None]
+    ) -> Future[FetchAnswer]:
+        """Asks `owner` for historical KV; cancelling the result tells it to stop."""
+        channel = self._channel
+        if channel is None:
+            future: Future[FetchAnswer] = Future()
+            future.set_exception(TransferFailedError("this pool has no control channel"))
+        else:
+            future = started(lambda: channel.fetch(owner, call, timeout_s=call.timeout_s))
+        self.when_done(future, then)
+        return future
 
     def when_done(self, future: Future[_T], then: Callable[[Future[_T]], None]) -> None:
         """Calls `then` on the owner's thread once the future is done."""

@@ -50,8 +50,30 @@ class ReserveAnswer:
     ticket: bytes = b""  # to be shown with the bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchCall:
+    """A requester's wish for historical KV. Mirrors `FetchRequest` of the wire."""
+
+    requester: InstanceId
+    requester_epoch: int
+    owner_epoch: int | None  # None: whichever life answers
+    token_ids: tuple[int, ...]
+    salt: str = ""
+    first_block: int  # the requester has those before
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FetchAnswer:
+    """What the owner sent; it is visible at the requester. Mirrors `FetchReply`."""
+
+    num_blocks: int  # 0: the owner holds no more than the requester
+    num_bytes: int
+
+
 RespondReserve = Callable[[ReserveAnswer], None]
 RespondCommit = Callable[[MemServeError | None], None]  # None: committed and visible
+RespondFetch = Callable[[FetchAnswer | MemServeError], None]
 
 
 @runtime_checkable
@@ -77,4 +99,11 @@ class PeerChannel(Protocol):
 
     def abort(self, to: InstanceId, transfer_id: TransferId, reason: str) -> Future[None]:
         """Gives the reservation back. The outcome is only of statistical interest."""
+        ...
+
+    def fetch(self, owner: InstanceId, call: FetchCall, *, timeout_s: float) -> Future[FetchAnswer]:
+        """Asks `owner` to send historical KV; resolves once it is visible here.
+
+        Cancelling the future tells the owner to stop.
+        """
         ...

@@ -19,6 +19,8 @@ class PoolCounters:
     bytes_received: int = 0
     blocks_held: int = 0  # on offer to this pool, and not sent because it had them
     reservations_refused: int = 0
+    blocks_fetched: int = 0  # that peers sent because this pool asked
+    fetches_failed: int = 0
     blocks_swapped_out: int = 0  # HBM -> HOST or DISK, evictions included
     blocks_swapped_in: int = 0
     blocks_evicted: int = 0  # that left HBM to make room, to HOST, to DISK or for good

@@ -11,6 +11,8 @@ from memserve_jax.mempool.announce import Announced, Announcement, RespondAnnoun
 from memserve_jax.mempool.arrival import Arrival
 from memserve_jax.mempool.calls import PeerCalls
 from memserve_jax.mempool.control import PeerChannel
+from memserve_jax.mempool.fetch import Fetcher
+from memserve_jax.mempool.fetch_desk import FetchDesk
 from memserve_jax.mempool.inbox import Inbox
 from memserve_jax.mempool.membership import Membership
 from memserve_jax.mempool.memory import LocalMemory
@@ -29,6 +31,8 @@ class Exchange:
 
     Attributes:
       port: Where bytes come in.
+      fetcher: KV on its way from peers that was asked for here.
+      desk: What peers ask for.
       receiver: Reservations that peers have here.
       remote: Leases on peers' blocks.
       sender: Transfers to peers.
@@ -69,13 +73,15 @@ class Exchange:
         self.sender = Sender(
             memory, self._members, calls, remote=self.remote, routes=routes, clock=clock
         )
+        self.fetcher = Fetcher(memory, self._members, calls, clock)
+        self.desk = FetchDesk(memory, self._members, self.sender)
         for transport in transports:
             transport.receive(self.port)
 
     @property
     def next_deadline_s(self) -> float | None:
         """When `poll` must be called at the latest; None: no wait is on."""
-        ends = (self.sender, self.remote, self.receiver)
+        ends = (self.sender, self.remote, self.receiver, self.fetcher)
         return min((at_s for end in ends for at_s in end.deadlines_s), default=None)
 
     def poll(self) -> list[Arrival]:
@@ -83,6 +89,7 @@ class Exchange:
         self._inbox.drain()
         self.sender.expire()
         self.remote.expire()
+        self.fetcher.expire()
         self.receiver.serve()
         self._inbox.drain()  # what the calls above set off
         return self.receiver.take_arrivals()
@@ -103,9 +110,11 @@ class Exchange:
         self.receiver.abort_departed()
         self.sender.fail_departed()
         self.remote.end_departed()
+        self.fetcher.end_departed()
 
     def close(self) -> None:
         """Fails what is under way, both ways, and gives it back."""
+        self.fetcher.close()
         self.sender.close()
         self.remote.close()
         self.receiver.close()

@@ -16,10 +16,18 @@ from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import InstanceId, Tier, TransferId
 from memserve_jax.mempool.announce import Announcement, RespondAnnounce
 from memserve_jax.mempool.arrival import Arrival
-from memserve_jax.mempool.control import PeerChannel, ReserveCall, RespondCommit, RespondReserve
+from memserve_jax.mempool.control import (
+    FetchCall,
+    PeerChannel,
+    ReserveCall,
+    RespondCommit,
+    RespondFetch,
+    RespondReserve,
+)
 from memserve_jax.mempool.counters import PoolCounters, PoolStatus
 from memserve_jax.mempool.disk import DiskOptions, open_disk
 from memserve_jax.mempool.exchange import Exchange
+from memserve_jax.mempool.fetch import Fetch
 from memserve_jax.mempool.inbox import Inbox
 from memserve_jax.mempool.lease import Lease
 from memserve_jax.mempool.memory import LocalMemory
@@ -284,6 +292,16 @@ class MemPool:
         """Fails a transfer that has not ended; both ends release. An ended one stays as it is."""
         self._peers.sender.cancel(transfer, reason)
 
+    def fetch(
+        self, token_ids: Sequence[int], owner: InstanceId, *, salt: str = "", timeout_s: float
+    ) -> Fetch:
+        """Asks a peer for the KV it holds of a prompt, but for its last token, beyond this pool's.
+
+        What comes is indexed here: a later `match` finds it. `wake` is called when it is done,
+        after `timeout_s` at the latest.
+        """
+        return self._peers.fetcher.begin(token_ids, owner, salt=salt, timeout_s=timeout_s)
+
     def poll(self) -> list[Arrival]:
         """Moves transfers on; the owner calls it every iteration of its loop.
 
@@ -323,6 +341,14 @@ class MemPool:
     def abort(self, transfer_id: TransferId, reason: str) -> None:
         """Gives a reservation back. One that is unknown, committed or aborted is left alone."""
         self._peers.receiver.abort(transfer_id, reason)
+
+    def serve_fetch(self, call: FetchCall, respond: RespondFetch) -> Transfer | None:
+        """Sends a peer what it fetches. `respond` is called once, now or in a later `poll`.
+
+        Returns:
+          The transfer under way, to `cancel` if the peer gives up; None: nothing is sent.
+        """
+        return self._peers.desk.serve(call, respond)
 
     def announced(self, announcement: Announcement, respond: RespondAnnounce) -> None:
         """Hands a peer's word on a part's bytes to the transport it is for. Any thread.

@@ -11,14 +11,18 @@ import grpc.aio
 from memserve_jax.core.errors import MemServeError
 from memserve_jax.core.types import InstanceId, Request, Role, TransferId
 from memserve_jax.engine.events import Event, Failed, FirstToken, PrefillDone, Tokens
-from memserve_jax.mempool.control import ReserveAnswer
+from memserve_jax.mempool.control import FetchAnswer, ReserveAnswer
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import to_request
 from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceServicer
 from memserve_jax.serving.answers import first_token_to_message, prefill_done_to_message
 from memserve_jax.serving.instance import Instance
 from memserve_jax.serving.peers import Context, answered_errors
-from memserve_jax.serving.pool_channel import answer_to_message, reserve_from_message
+from memserve_jax.serving.pool_channel import (
+    answer_to_message,
+    fetch_from_message,
+    reserve_from_message,
+)
 
 DEFAULT_DRAIN_S = 300.0
 DEFAULT_QUIESCE_S = 60.0  # where the caller gives no deadline
@@ -136,6 +140,30 @@ class InstanceServicer(InstanceServiceServicer):
         """Gives a reservation back; an unknown one is no error."""
         self._abort(TransferId(request.transfer_id), request.reason)
         return pb.AbortReply()
+
+    async def Fetch(
+        self,
+        request: pb.FetchRequest,
+        context: Context,
+    ) -> pb.FetchReply:
+        """Sends the caller what it lacks of a prefix; answers once that is visible there."""
+        async with answered_errors(context):
+            call = fetch_from_message(request)
+            self._instance.peers.learn(call.requester, request.requester_target)
+            outcome: asyncio.Future[FetchAnswer | MemServeError]
+            outcome = asyncio.get_running_loop().create_future()
+            respond, pool = _resolver(outcome), self._parts.pool
+            transfer = await self._instance.run(lambda: pool.serve_fetch(call, respond))
+            try:
+                answer = await outcome
+            except asyncio.CancelledError:
+                if transfer is not None:
+                    self._instance.loop.post(lambda: pool.cancel(transfer, "the peer gave up"))
+                raise
+            if isinstance(answer, MemServeError):
+                raise answer
+            return pb.FetchReply(num_blocks=answer.num_blocks, num_bytes=answer.num_bytes)
+        raise AssertionError("answered above")
 
     async def Status(
         self,

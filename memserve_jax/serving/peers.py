@@ -65,9 +65,13 @@ class Peers:
     """The instances that this one has been told of, each with one channel.
 
     Lives in the asyncio loop.
+
+    Attributes:
+      own_target: HOST:PORT where they reach this one; empty until it is known.
     """
 
     def __init__(self) -> None:
+        self.own_target = ""
         self._peers: dict[InstanceId, _Peer] = {}
         self._closing: set[asyncio.Task[None]] = set()
 

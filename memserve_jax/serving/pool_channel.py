@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from memserve_jax.core.errors import TransferFailedError
 from memserve_jax.core.types import BlockId, InstanceId, Tier, TransferId
-from memserve_jax.mempool.control import ReserveAnswer, ReserveCall
+from memserve_jax.mempool.control import FetchAnswer, FetchCall, ReserveAnswer, ReserveCall
 from memserve_jax.mempool.transport import Endpoint
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.serving.peers import Peers, peer_errors
@@ -88,6 +88,33 @@ def answer_from_message(message: pb.ReserveReply) -> ReserveAnswer:
     )
 
 
+def fetch_to_message(call: FetchCall, target: str) -> pb.FetchRequest:
+    """Returns `call` for the wire; `target` is where the requester's pool can be reached."""
+    return pb.FetchRequest(
+        requester=call.requester,
+        requester_target=target,
+        requester_epoch=call.requester_epoch,
+        owner_epoch=call.owner_epoch or 0,
+        token_ids=call.token_ids,
+        cache_salt=call.salt,
+        first_block=call.first_block,
+        timeout_s=call.timeout_s,
+    )
+
+
+def fetch_from_message(message: pb.FetchRequest) -> FetchCall:
+    """Returns the call in `message`."""
+    return FetchCall(
+        requester=InstanceId(message.requester),
+        requester_epoch=message.requester_epoch,
+        owner_epoch=message.owner_epoch or None,
+        token_ids=tuple(message.token_ids),
+        salt=message.cache_salt,
+        first_block=message.first_block,
+        timeout_s=message.timeout_s,
+    )
+
+
 class GrpcPeerChannel:
     """`PeerChannel`: each call is one gRPC call with a deadline.
 
@@ -114,6 +141,12 @@ class GrpcPeerChannel:
         """Gives the reservation back."""
         return self._start(self._abort(to, transfer_id, reason))
 
+    def fetch(
+        self, owner: InstanceId, call: FetchCall, *, timeout_s: float
+    ) -> "Future[FetchAnswer]":
+        """Asks `owner` to send historical KV here. Cancelling the future ends the call."""
+        return self._start(self._fetch(owner, call, timeout_s))
+
     def _start(self, work: Coroutine[Any, Any, _T]) -> "Future[_T]":
         try:
             return asyncio.run_coroutine_threadsafe(work, self._asyncio_loop)
@@ -133,6 +166,12 @@ class GrpcPeerChannel:
         message = pb.CommitRequest(transfer_id=transfer_id)
         with peer_errors(to):
             await self._peers.stub(to).Commit(message, timeout=timeout_s)
+
+    async def _fetch(self, owner: InstanceId, call: FetchCall, timeout_s: float) -> FetchAnswer:
+        message = fetch_to_message(call, self._peers.own_target)
+        with peer_errors(owner):
+            reply = await self._peers.stub(owner).Fetch(message, timeout=timeout_s)
+        return FetchAnswer(reply.num_blocks, reply.num_bytes)
 
     async def _abort(self, to: InstanceId, transfer_id: TransferId, reason: str) -> None:
         message = pb.AbortRequest(transfer_id=transfer_id, reason=reason)

@@ -34,6 +34,9 @@ class DirectChannel:
 
         return self._call("abort", to, abort)
 
+    def fetch(self, owner, call, *, timeout_s):
+        return self._call("fetch", owner, lambda pool, set_: pool.serve_fetch(call, set_))
+
     def _call(self, kind, to, call) -> Future:
         future = Future()
 

@@ -10,6 +10,7 @@ import numpy as np
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.errors import TransferFailedError
 from memserve_jax.core.types import Tier
+from memserve_jax.mempool.host_buffers import padded_rows, place
 from memserve_jax.mempool.transport import Endpoint, TransportCounters
 
 
@@ -83,7 +84,12 @@ class Network:
                     failed = isinstance(result, Exception)
                     (future.set_exception if failed else future.set_result)(result)
 
-            answers = {"reserve": "reserved", "bytes": "sent", "commit": "committed"}
+            answers = {
+                "reserve": "reserved",
+                "bytes": "sent",
+                "commit": "committed",
+                "fetch": "fetched",
+            }
             if kind in answers:
                 self.post(answers[kind], to, sender, resolve, lose)
 
@@ -124,6 +130,11 @@ class NetworkChannel:
             "abort", self.instance, to, lambda pool, _: pool.abort(transfer_id, reason)
         )
 
+    def fetch(self, owner, call, *, timeout_s):
+        return self.network.call(
+            "fetch", self.instance, owner, lambda pool, answer: pool.serve_fetch(call, answer)
+        )
+
 
 class NetworkTransport:
     """One pool's `Transport`: a `device_put` when the bytes are delivered."""
@@ -152,10 +163,13 @@ class NetworkTransport:
             except TransferFailedError as error:
                 answer(error)
                 return
-            if tier is Tier.HBM:
-                arrived = jax.device_put(payload, port.packed_sharding)
+            arrived = payload if isinstance(payload, jax.Array) else np.asarray(payload)
+            if tier is Tier.HOST:
+                arrived = np.asarray(arrived)
+            elif isinstance(arrived, jax.Array):
+                arrived = jax.device_put(arrived, port.packed_sharding)
             else:
-                arrived = np.asarray(payload)
+                arrived = place(padded_rows(arrived, part, port.layout), port.packed_sharding)
             port.deliver(transfer_id, part, arrived)
             answer(None)
 

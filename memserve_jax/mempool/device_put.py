@@ -10,6 +10,7 @@ import numpy as np
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.errors import TransferFailedError
 from memserve_jax.core.types import InstanceId, Tier, TransferId
+from memserve_jax.mempool.host_buffers import padded_rows, place
 from memserve_jax.mempool.part import Part
 from memserve_jax.mempool.port import Port
 from memserve_jax.mempool.transport import Destination, Endpoint, Payload, TransportCounters
@@ -104,10 +105,13 @@ class DevicePutTransport:
         port = self._fabric.find(to.instance)
         tier = port.admits(transfer_id, part, to.ticket)
         payload = staged.pop()  # the last reference: freed with this frame's next binding
-        if tier is Tier.HBM:
+        if tier is Tier.HOST:
+            payload = np.asarray(payload)
+        elif isinstance(payload, jax.Array):
             payload = jax.block_until_ready(jax.device_put(payload, port.packed_sharding))
         else:
-            payload = np.asarray(payload)
+            rows = padded_rows(np.asarray(payload), part, port.layout)
+            payload = place(rows, port.packed_sharding)
         self.counters.num_calls += 1
         self.counters.num_bytes += part.num_bytes(port.layout)
         self.counters.seconds += self._clock.now_s() - start_s

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import BlockId
 from memserve_jax.mempool.pages import bucket
+from memserve_jax.mempool.stored_rows import StoredRows
 from memserve_jax.parallel.sharding import packed_sharding
 
 Source = Callable[[], np.ndarray]  # gives the bytes [L, 2, K, S, H] of one block, on any thread
@@ -37,6 +38,14 @@ class HostStore(Protocol):
 
     def sources(self, blocks: Sequence[BlockId]) -> list[Source]:
         """Returns stored blocks as they are now, whatever is stored under their ids later."""
+        ...
+
+    def put_rows(self, blocks: Sequence[BlockId], rows: Shaped[np.ndarray, "n L 2 K S H"]) -> None:
+        """Stores `rows[i]`, complete and in host memory, as `blocks[i]`; the rest is padding."""
+        ...
+
+    def rows(self, blocks: Sequence[BlockId]) -> StoredRows:
+        """Returns stored blocks, to be read in host memory while nothing else is stored there."""
         ...
 
     def settle(self) -> None:
@@ -66,9 +75,7 @@ class ArenaStore:
 
     def get(self, blocks: Sequence[BlockId]) -> Float[Array, "n L 2 K S H"]:
         """See `HostStore`; waits for blocks that are still on their way in."""
-        wanted = set(blocks)
-        while any(not wanted.isdisjoint(arriving) for arriving, _ in self._arriving):
-            self._copy_first()  # in order: a block may have been stored twice
+        self._expect(blocks)
         ids = np.zeros(bucket(len(blocks)), np.int64)
         ids[: len(blocks)] = blocks
         return jax.device_put(self._arena[ids], self._sharding)
@@ -87,10 +94,25 @@ class ArenaStore:
             for block in blocks
         ]
 
+    def put_rows(self, blocks: Sequence[BlockId], rows: Shaped[np.ndarray, "n L 2 K S H"]) -> None:
+        """See `HostStore`; they are copied at once."""
+        self._expect(blocks)
+        self._arena[blocks] = rows[: len(blocks)]
+
+    def rows(self, blocks: Sequence[BlockId]) -> StoredRows:
+        """See `HostStore`; waits for blocks that are still on their way in."""
+        self._expect(blocks)
+        return StoredRows([self._arena[block] for block in blocks])
+
     def settle(self) -> None:
         """See `HostStore`."""
         while self._arriving and self._arriving[0][1].is_ready():  # pyright: ignore[reportAttributeAccessIssue]
             self._copy_first()
+
+    def _expect(self, blocks: Sequence[BlockId]) -> None:
+        wanted = set(blocks)
+        while any(not wanted.isdisjoint(arriving) for arriving, _ in self._arriving):
+            self._copy_first()  # in order: a block may have been stored twice
 
     def _copy_first(self) -> None:
         blocks, packed = self._arriving.popleft()
@@ -120,15 +142,33 @@ class PinnedStore:
         Raises:
           KeyError: a block was never stored.
         """
-        stored = [self._blocks[block] for block in blocks]
-        if any(each is None for each in stored):
-            raise KeyError("a HOST block was read before it was stored")
+        stored = [self._stored(block) for block in blocks]
         padded = stored + stored[:1] * (bucket(len(blocks)) - len(blocks))
         return self._stack(*jax.device_put(padded, self._device))
 
     def sources(self, blocks: Sequence[BlockId]) -> list[Source]:
         """See `HostStore`; never waits."""
         return [functools.partial(np.asarray, self._blocks[block]) for block in blocks]
+
+    def put_rows(self, blocks: Sequence[BlockId], rows: Shaped[np.ndarray, "n L 2 K S H"]) -> None:
+        """See `HostStore`; the device's own memory has no part in it."""
+        singles = list(rows[: len(blocks)])
+        for block, single in zip(blocks, jax.device_put(singles, self._host), strict=True):
+            self._blocks[block] = single
+
+    def rows(self, blocks: Sequence[BlockId]) -> StoredRows:
+        """See `HostStore`; never waits.
+
+        Raises:
+          KeyError: a block was never stored.
+        """
+        return StoredRows([self._stored(block) for block in blocks])
+
+    def _stored(self, block: BlockId) -> Array:
+        stored = self._blocks[block]
+        if stored is None:
+            raise KeyError("a HOST block was read before it was stored")
+        return stored
 
     def settle(self) -> None:
         """See `HostStore`: nothing is left to do."""

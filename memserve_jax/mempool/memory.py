@@ -286,17 +286,50 @@ class LocalMemory:
         if self.disk is not None:
             self.disk.close()
 
+    def insert_behind(self, token_ids: Sequence[int], lease: Lease, salt: str) -> int:
+        """`insert` of a lease whose last blocks are in HOST, and those before in any tier.
+
+        Those before count as far as the index holds them already.
+
+        Returns:
+          Tokens newly indexed.
+        """
+        keys = block_keys(token_ids, self.layout.block_size_tokens)
+        own = lease.blocks[: len(keys)]
+        num_before = len(own)
+        while num_before and own[num_before - 1].tier is Tier.HOST:
+            num_before -= 1
+        fresh = [address.block for address in own[num_before:]]
+        if not fresh:
+            return 0
+        num_new = self.index.extend(Tier.HOST, salt, keys, fresh)
+        if num_new:
+            # Whoever leases a block leases what the index holds before it.
+            with self.match(token_ids, salt, max_blocks=len(keys)) as held:
+                self.book.anchor(lease, set(held.blocks).difference(own))
+        return num_new * self.layout.block_size_tokens
+
     def staged(self, blocks: Sequence[BlockAddress]) -> Payload:
-        """Returns the KV of blocks of one tier, packed, for a transport to send."""
-        assert blocks[0].tier is Tier.HBM, "HOST cannot be sent"
-        return self.pages.gather([address.block for address in blocks])
+        """Returns the KV of blocks of one tier, packed, for a transport to send.
+
+        Blocks in HOST are read when the transport gets to it: they must stay leased until then.
+        """
+        ids = [address.block for address in blocks]
+        if blocks[0].tier is Tier.HBM:
+            return self.pages.gather(ids)
+        assert self.host is not None and blocks[0].tier is Tier.HOST
+        return self.host.rows(ids)
 
     def land(self, tier: Tier, part: Part, payload: Payload, blocks: Sequence[BlockId]) -> None:
-        """Puts a part that has arrived into the `tier` blocks it is for."""
-        assert tier is Tier.HBM and isinstance(payload, jax.Array), "nothing lands in HOST"
-        self.pages.scatter(
-            payload, blocks, first_layer=part.first_layer, first_side=part.first_side
-        )
+        """Puts a part that has arrived into the blocks of `tier` it is for; HOST takes whole ones."""
+        if tier is Tier.HBM:
+            assert isinstance(payload, jax.Array), "HBM takes what lies on its mesh"
+            self.pages.scatter(
+                payload, blocks, first_layer=part.first_layer, first_side=part.first_side
+            )
+        else:
+            assert self.host is not None and part.is_whole(self.layout)
+            self.host.put_rows(blocks, np.asarray(payload))
 
     def check(self) -> None:
         """Asserts the invariants of every part."""

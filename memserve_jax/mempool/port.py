@@ -91,7 +91,7 @@ class Port:
         self,
         transfer_id: TransferId,
         part: Part,
-        payload: Shaped[Array, "n L C K S H"] | Shaped[np.ndarray, "n l C K S H"],
+        payload: Shaped[Array, "n L C K S H"] | Shaped[np.ndarray, "n L C K S H"],
     ) -> None:
         """Hands in the bytes of an admitted part, all of them; of any other they are dropped.
 

@@ -3,9 +3,12 @@
 import collections
 import secrets
 
+import numpy as np
+
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.errors import MemServeError, TransferFailedError
 from memserve_jax.core.types import Tier, TransferId
+from memserve_jax.mempool.admission import why_never
 from memserve_jax.mempool.arrival import Arrival
 from memserve_jax.mempool.control import (
     ReserveAnswer,
@@ -17,6 +20,7 @@ from memserve_jax.mempool.lease import Lease
 from memserve_jax.mempool.membership import Membership
 from memserve_jax.mempool.memory import LocalMemory
 from memserve_jax.mempool.part import Part
+from memserve_jax.mempool.pieces import Pieces
 from memserve_jax.mempool.port import Port
 from memserve_jax.mempool.reservation import (
     RESERVATION_TRANSITIONS,
@@ -80,7 +84,10 @@ class Receiver:
         reservation = Reservation(
             call=call, respond=respond, deadline_s=self._clock.now_s() + call.timeout_s
         )
-        reason = self._why_never(call)
+        is_known = call.transfer_id in self._reservations or call.transfer_id in self._ended
+        reason = "it was reserved or aborted before" if is_known else None
+        earlier = None if call.into is None else self._reservations.get(call.into)
+        reason = reason or why_never(call, self._memory, self._members, earlier)
         if reason is not None:
             self._refuse(reservation, reason)
             return
@@ -104,12 +111,11 @@ class Receiver:
         if payload.shape[1:] != wanted[1:] or payload.shape[0] < wanted[0]:
             self._give_back(reservation, f"got packed {payload.shape}, wanted {wanted}")
             return
-        stop = part.first_block + part.num_blocks
-        blocks = reservation.blocks[part.first_block : stop]
-        memory.land(reservation.call.tier, part, payload, blocks)
+        self._store(reservation, part, payload)
         reservation.num_missing_cells -= part.num_cells
         if reservation.num_missing_cells:
             return
+        self._store_pieces(reservation)
         memory.counters.blocks_received += len(reservation.blocks)
         memory.counters.bytes_received += self._bytes(reservation)
         reservation.advance(ReservationPhase.LANDED)
@@ -186,52 +192,6 @@ class Receiver:
         assert self._port.num_open >= num_to_come, "a reservation's bytes would be refused"
         assert len(self._ended) <= REMEMBERED_ENDS
 
-    def _why_never(self, call: ReserveCall) -> str | None:
-        """Why a call can never be served; None where it may be."""
-        memory = self._memory
-        if call.receiver_epoch not in (None, memory.epoch):
-            return f"{memory.instance} is in epoch {memory.epoch}, not {call.receiver_epoch}"
-        if self._members.has_gone(call.sender, call.sender_epoch):
-            return f"{call.sender} epoch {call.sender_epoch} is over"
-        if call.transfer_id in self._reservations or call.transfer_id in self._ended:
-            return f"{call.transfer_id} was reserved or aborted before"
-        num_total = call.first_block + call.num_blocks
-        if call.token_ids and num_total != memory.layout.blocks_for(len(call.token_ids)):
-            return f"{num_total} blocks do not hold {len(call.token_ids)} tokens"
-        if not call.token_ids and (call.first_block or call.insert or call.into):
-            return "blocks without tokens cannot be matched, inserted or moved"
-        reason = self._why_no_room_ever(call)
-        if reason is not None:
-            return reason
-        return None if call.into is None else self._why_not_into(call)
-
-    def _why_no_room_ever(self, call: ReserveCall) -> str | None:
-        num_total = call.first_block + call.num_blocks
-        num_hbm, num_host = self._memory.num_hbm_blocks, self._memory.num_host_blocks
-        if call.tier is Tier.HBM:
-            if num_total + call.extra_blocks > num_hbm:
-                return f"wanted {num_total} blocks and {call.extra_blocks} beside, {num_hbm} in all"
-        elif call.tier is not Tier.HOST or not num_host:
-            return f"{self._memory.instance} takes nothing into {call.tier}"
-        elif call.num_blocks > num_host or call.extra_blocks > num_hbm:
-            return (
-                f"wanted {call.num_blocks} host blocks and {call.extra_blocks} beside in HBM, "
-                f"{num_host} and {num_hbm} in all"
-            )
-        return None
-
-    def _why_not_into(self, call: ReserveCall) -> str | None:
-        earlier = self._reservations.get(call.into) if call.into is not None else None
-        if earlier is None or earlier.lease is None or earlier.call.token_ids:
-            return f"{call.into} holds no blocks here"
-        if earlier.call.sender != call.sender or earlier.call.sender_epoch != call.sender_epoch:
-            return f"{call.into} belongs to {earlier.call.sender}"
-        if earlier.call.tier is not call.tier:
-            return f"{call.into} holds blocks in {earlier.call.tier}, wanted {call.tier}"
-        if len(earlier.blocks) < call.num_blocks:
-            return f"{call.into} holds {len(earlier.blocks)} blocks, wanted {call.num_blocks}"
-        return None
-
     def _try(self, reservation: Reservation) -> bool:
         """Accepts or refuses a reservation for good; False where it must wait for memory."""
         call, memory = reservation.call, self._memory
@@ -268,6 +228,26 @@ class Receiver:
             num_host = num_fresh
         available = self._memory.available
         return num_hbm <= available(Tier.HBM) and num_host <= available(Tier.HOST)
+
+    def _store(self, reservation: Reservation, part: Part, payload: Payload) -> None:
+        memory, tier = self._memory, reservation.call.tier
+        if tier is Tier.HBM or part.is_whole(memory.layout):
+            stop = part.first_block + part.num_blocks
+            memory.land(tier, part, payload, reservation.blocks[part.first_block : stop])
+            return
+        rows = np.asarray(payload)
+        if reservation.pieces is None:
+            reservation.pieces = Pieces(memory.layout, len(reservation.blocks), rows.dtype)
+        reservation.pieces.add(part, rows)
+
+    def _store_pieces(self, reservation: Reservation) -> None:
+        if reservation.pieces is None:
+            return
+        places, rows = reservation.pieces.together()
+        blocks = [reservation.blocks[place] for place in places]
+        whole = Part.whole(self._memory.layout, len(blocks))
+        self._memory.land(reservation.call.tier, whole, rows, blocks)
+        reservation.pieces = None
 
     def _blocks_for(self, call: ReserveCall, num_blocks: int) -> Lease:
         if call.into is None:
@@ -333,7 +313,9 @@ class Receiver:
         call, lease = reservation.call, reservation.lease
         assert lease is not None
         if call.insert:
-            self._memory.insert(call.token_ids, lease, call.salt)
+            is_mixed = call.tier is Tier.HOST
+            insert = self._memory.insert_behind if is_mixed else self._memory.insert
+            insert(call.token_ids, lease, call.salt)
         self._end(reservation, ReservationPhase.COMMITTED)
         if call.insert and not call.private:
             lease.close()  # the index is the only one who wanted it

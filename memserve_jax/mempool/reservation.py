@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from memserve_jax.core.types import BlockId
 from memserve_jax.mempool.control import ReserveCall, RespondCommit, RespondReserve
 from memserve_jax.mempool.lease import Lease
+from memserve_jax.mempool.pieces import Pieces
 
 
 class ReservationPhase(enum.StrEnum):
@@ -38,6 +39,7 @@ class Reservation:
     lease: Lease | None = None  # held blocks first, then those to be filled; from OPEN on
     blocks: list[BlockId] = field(default_factory=list)  # to be filled, in `call.tier`
     num_missing_cells: int = 0  # of the blocks, that have not landed
+    pieces: Pieces | None = None  # of blocks for HOST that come layer by layer
     on_commit: RespondCommit | None = None  # a commit that came before the bytes
 
     def advance(self, phase: ReservationPhase) -> None:

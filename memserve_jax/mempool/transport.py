@@ -10,8 +10,10 @@ from jaxtyping import Array, Shaped
 from memserve_jax.core.types import InstanceId, Tier, TransferId
 from memserve_jax.mempool.part import Part
 from memserve_jax.mempool.port import Port
+from memserve_jax.mempool.stored_rows import StoredRows
 
-Payload = Shaped[Array, "n L C K S H"] | Shaped[np.ndarray, "n l C K S H"]
+# Of HOST blocks: `StoredRows`, which `np.asarray` reads on the transport's own thread.
+Payload = Shaped[Array, "n L C K S H"] | Shaped[np.ndarray, "n L C K S H"] | StoredRows
 
 
 @dataclass(slots=True, kw_only=True)

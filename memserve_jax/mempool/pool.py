@@ -9,7 +9,7 @@ but not indexed is *active*, KV that is indexed is *historical*.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Unpack, overload
 
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.kv_layout import KVLayout
@@ -24,14 +24,13 @@ from memserve_jax.mempool.control import (
     RespondFetch,
     RespondReserve,
 )
-from memserve_jax.mempool.counters import PoolCounters, PoolStatus
 from memserve_jax.mempool.disk import DiskOptions, open_disk
 from memserve_jax.mempool.exchange import Exchange
 from memserve_jax.mempool.fetch import Fetch
 from memserve_jax.mempool.inbox import Inbox
 from memserve_jax.mempool.lease import Lease
 from memserve_jax.mempool.memory import LocalMemory
-from memserve_jax.mempool.port import Port
+from memserve_jax.mempool.pool_facts import PoolFacts
 from memserve_jax.mempool.prefetch import Prefetch, Prefetcher
 from memserve_jax.mempool.remote import RemoteLease
 from memserve_jax.mempool.sender import SENDABLE
@@ -41,7 +40,7 @@ from pallas_kernels.backend import Backend
 from pallas_kernels.pages import KVPages
 
 
-class MemPool:
+class MemPool(PoolFacts):
     """Single-threaded: the instance loop makes every call but `announced`. Only `swap_in` waits.
 
     Attributes:
@@ -95,21 +94,6 @@ class MemPool:
         )
 
     @property
-    def instance(self) -> InstanceId:
-        """Whose pool this is."""
-        return self._memory.instance
-
-    @property
-    def epoch(self) -> int:
-        """Which life of the instance."""
-        return self._memory.epoch
-
-    @property
-    def layout(self) -> KVLayout:
-        """Sizes of the KV."""
-        return self._memory.layout
-
-    @property
     def pages(self) -> KVPages:
         """The KV pages. A step that donates them binds its result here before any other call."""
         return self._memory.pages.pages
@@ -117,16 +101,6 @@ class MemPool:
     @pages.setter
     def pages(self, pages: KVPages) -> None:
         self._memory.pages.pages = pages
-
-    @property
-    def packed_sharding(self) -> NamedSharding:
-        """How packed blocks must lie on this pool's mesh when they are delivered."""
-        return self._memory.pages.packed_sharding
-
-    @property
-    def port(self) -> Port:
-        """Where bytes come in."""
-        return self._peers.port
 
     # memory -----------------------------------------------------------------------------
 
@@ -379,36 +353,6 @@ class MemPool:
         self._prefetcher.close()
         self._peers.close()
         self._memory.close()
-
-    @property
-    def num_leased(self) -> int:
-        """Blocks under a lease, in all tiers; reservations and transfers included."""
-        return self._memory.num_leased
-
-    @property
-    def num_available(self) -> int:
-        """HBM blocks that `alloc_mem` could supply: free ones and those it may evict."""
-        return self._memory.num_available
-
-    @property
-    def num_free(self) -> int:
-        """HBM blocks free without evicting."""
-        return self._memory.num_free
-
-    @property
-    def num_hbm_blocks(self) -> int:
-        """M, all blocks in HBM."""
-        return self._memory.num_hbm_blocks
-
-    @property
-    def counters(self) -> PoolCounters:
-        """Running totals since the start."""
-        return self._memory.tally()
-
-    @property
-    def status(self) -> PoolStatus:
-        """Occupancy of each tier."""
-        return self._memory.status
 
     def check(self) -> None:
         """Asserts every invariant: of allocators, index, leases and reservations."""

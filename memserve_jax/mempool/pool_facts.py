@@ -1,0 +1,84 @@
+"""What there is to know of a pool, without changing anything."""
+
+from jax.sharding import NamedSharding
+
+from memserve_jax.core.kv_layout import KVLayout
+from memserve_jax.core.types import InstanceId
+from memserve_jax.mempool.counters import PoolCounters, PoolStatus
+from memserve_jax.mempool.exchange import Exchange
+from memserve_jax.mempool.memory import LocalMemory
+from memserve_jax.mempool.port import Port
+
+
+class PoolFacts:
+    """The part of `MemPool` that only looks. Its owner makes every call."""
+
+    _memory: LocalMemory
+    _peers: Exchange
+
+    @property
+    def instance(self) -> InstanceId:
+        """Whose pool this is."""
+        return self._memory.instance
+
+    @property
+    def epoch(self) -> int:
+        """Which life of the instance."""
+        return self._memory.epoch
+
+    @property
+    def layout(self) -> KVLayout:
+        """Sizes of the KV."""
+        return self._memory.layout
+
+    @property
+    def packed_sharding(self) -> NamedSharding:
+        """How packed blocks must lie on this pool's mesh when they are delivered."""
+        return self._memory.pages.packed_sharding
+
+    @property
+    def port(self) -> Port:
+        """Where bytes come in."""
+        return self._peers.port
+
+    @property
+    def num_leased(self) -> int:
+        """Blocks under a lease, in all tiers; reservations and transfers included."""
+        return self._memory.num_leased
+
+    @property
+    def num_available(self) -> int:
+        """HBM blocks that `alloc_mem` could supply: free ones and those it may evict."""
+        return self._memory.num_available
+
+    @property
+    def num_free(self) -> int:
+        """HBM blocks free without evicting."""
+        return self._memory.num_free
+
+    @property
+    def num_hbm_blocks(self) -> int:
+        """M, all blocks in HBM."""
+        return self._memory.num_hbm_blocks
+
+    @property
+    def counters(self) -> PoolCounters:
+        """Running totals since the start."""
+        return self._memory.tally()
+
+    @property
+    def status(self) -> PoolStatus:
+        """Occupancy of each tier."""
+        return self._memory.status
+
+    @property
+    def num_transfers(self) -> int:
+        """Transfers, fetches and leases on peers' blocks that were begun here and not ended."""
+        return (
+            self._peers.sender.num_open + self._peers.fetcher.num_open + self._peers.remote.num_open
+        )
+
+    @property
+    def num_reservations(self) -> int:
+        """Reservations that peers have here, waiting ones included."""
+        return self._peers.receiver.num_open

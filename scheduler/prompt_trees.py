@@ -65,7 +65,9 @@ class RoleTree:
 
     def confirm(self, instance: InstanceId, salt: str, keys: BlockKeys, now_s: float) -> None:
         """Notes that `instance` holds the blocks of `keys`, all of them, at `now_s`."""
-        path, _ = self._tree.extend(salt, keys.first(self._max_blocks), set)
+        keys = keys.first(self._max_blocks)
+        path = self._tree.walk(salt, keys)
+        path += self._tree.grow(salt, keys, path, set)
         if not path:
             return
         held = self._held.setdefault(instance, OrderedDict())

@@ -6,14 +6,14 @@ are one string of bytes: a walk costs a dict lookup and a comparison of memory a
 many blocks that is, and does not depend on how many runs there are elsewhere.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar, cast
 
 from memserve_jax.core.block_keys import BlockKeys
 
 V = TypeVar("V")
 
-_FIRST_STEP = 8  # blocks compared first, where a prompt may leave a run early
+_FIRST_STEP = 32  # blocks compared first, where a prompt may leave a run early
 
 
 class Node(Generic[V]):
@@ -103,7 +103,7 @@ class Run(Generic[V]):
     def num_common(self, keys: BlockKeys, start: int) -> int:
         """Blocks of this run that `keys` goes on with from `start`; it has the first one.
 
-        Looks at no more than some four times of what they have in common.
+        Looks at no more than a few times what they have in common, and so do its keys.
         """
         width, text = keys.width, self.text
         low, high = 1, min(len(self.nodes), len(keys) - start)
@@ -111,7 +111,7 @@ class Run(Generic[V]):
         while low < high:  # the first `low` agree, and no more than `high`
             middle = min(low + step, high)
             if text.startswith(keys.text(start + low, start + middle), low * width):
-                low, step = middle, 4 * step
+                low, step = middle, 8 * step
             else:
                 high = middle - 1
                 step = max(1, (high - low) // 2)
@@ -144,40 +144,63 @@ class PromptTree(Generic[V]):
 
     def walk(self, salt: str, keys: BlockKeys) -> list[Node[V]]:
         """Returns the nodes of the longest known prefix of `keys`, first block first."""
-        root = self._roots.get((salt, keys.width))
-        return [] if root is None else self._descend(root, keys)[0]
+        path: list[Node[V]] = []
+        run = self._roots.get((salt, keys.width))
+        done, num_blocks = 0, len(keys)
+        while run is not None and done < num_blocks:
+            run = run.children.get(keys.text(done, done + 1))
+            if run is None:
+                break
+            num_common = run.num_common(keys, done)
+            done += num_common
+            if num_common < len(run.nodes):
+                path += run.nodes[:num_common]
+                break
+            path += run.nodes
+        return path
 
-    def extend(
-        self, salt: str, keys: BlockKeys, make_value: Callable[[], V]
-    ) -> tuple[list[Node[V]], int]:
+    def grow(
+        self, salt: str, keys: BlockKeys, path: Sequence[Node[V]], make_value: Callable[[], V]
+    ) -> list[Node[V]]:
         """Makes the nodes of `keys` that are missing.
 
         Args:
           salt: Which root.
           keys: Blocks from position 0 on; none makes nothing.
+          path: What `walk` returns for the same salt and keys.
           make_value: Called once per new node, parents first.
 
         Returns:
-          One node per key, and how many of them were known before.
+          The new nodes, which come after `path`.
 
         Raises:
           OverflowError: a token id does not fit in its key; nothing changed.
         """
-        if not len(keys):
-            return [], 0
-        text = keys.text(0, len(keys))
-        root = self._roots.get((salt, keys.width))
-        if root is None:
-            root = Run(salt.encode(), [Node(None, None, cast(V, None))], {})
-            self._roots[salt, keys.width] = root
-        path, run, num_used = self._descend(root, keys)
-        num_known = len(path)
-        if num_known < len(keys):
-            if num_used < len(run.nodes):
-                run.split(num_used)
-            new_text = text[num_known * keys.width :]
-            path += self._grow(run, new_text, keys.width, make_value, is_root=run is root)
-        return path, num_known
+        num_new = len(keys) - len(path)
+        if not num_new:
+            return []
+        text = keys.text(len(path), len(keys))
+        if path:
+            above = path[-1]
+            run = above.run
+            assert run is not None, "behind a removed node"
+            if run.nodes[-1] is not above:
+                run.split(run.nodes.index(above) + 1)
+        else:
+            run = self._root(salt, keys.width)
+            above = run.nodes[0]
+        if run.children or not path:  # else it goes on in the same run
+            nowhere: dict[bytes, Run[V]] = {}
+            run.children[text[: keys.width]] = run = Run(text, [], nowhere)
+        else:
+            run.text += text
+        new: list[Node[V]] = []
+        for _ in range(num_new):
+            above = Node(above, run, make_value())
+            new.append(above)
+        run.nodes += new
+        self._num_nodes += num_new
+        return new
 
     def remove(self, node: Node[V]) -> list[Node[V]]:
         """Takes `node` and everything below it out; returns them, parents first.
@@ -239,40 +262,12 @@ class PromptTree(Generic[V]):
             yield run
             stack.extend(run.children.values())
 
-    def _descend(self, root: Run[V], keys: BlockKeys) -> tuple[list[Node[V]], Run[V], int]:
-        """Returns the known path, the run it ends in and how many of its nodes are on it."""
-        path: list[Node[V]] = []
-        run, num_used = root, len(root.nodes)
-        num_blocks, done = len(keys), 0
-        while done < num_blocks:
-            child = run.children.get(keys.text(done, done + 1))
-            if child is None:
-                break
-            run, num_used = child, child.num_common(keys, done)
-            done += num_used
-            if num_used < len(child.nodes):
-                path += child.nodes[:num_used]
-                break
-            path += child.nodes
-        return path, run, num_used
-
-    def _grow(
-        self, run: Run[V], text: bytes, width: int, make_value: Callable[[], V], *, is_root: bool
-    ) -> list[Node[V]]:
-        """Hangs new blocks off the end of a run: into it, where nothing else goes on from it."""
-        if is_root or run.children:
-            above = run.nodes[-1]
-            run.children[text[:width]] = run = Run(text, [], {})
-        else:
-            above = run.nodes[-1]
-            run.text += text
-        new: list[Node[V]] = []
-        for _ in range(len(text) // width):
-            above = Node(above, run, make_value())
-            new.append(above)
-        run.nodes += new
-        self._num_nodes += len(new)
-        return new
+    def _root(self, salt: str, width: int) -> Run[V]:
+        root = self._roots.get((salt, width))
+        if root is None:
+            root = Run(salt.encode(), [Node(None, None, cast(V, None))], {})
+            self._roots[salt, width] = root
+        return root
 
     def _cut_off(self, run: Run[V], parent: Node[V], width: int) -> None:
         """Takes a whole run, and so its children, from the run before it."""

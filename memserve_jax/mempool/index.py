@@ -103,13 +103,13 @@ class PrefixIndex:
         known = self._tree.walk(salt, keys)
         held = [node.value.hbm if tier is Tier.HBM else node.value.host for node in known]
         self._expect_unindexed_elsewhere(tier, held, blocks)
-        path, num_known = self._tree.extend(salt, keys, Holding)
-        self._touch(path)
-        new = blocks[num_known:]
+        fresh = self._tree.grow(salt, keys, known, Holding)
+        self._touch(known)
+        new = blocks[len(known) :]
         taken: list[BlockId] = []
         kept: list[BlockId] = []
         num_kept = 0
-        if held != blocks[:num_known]:
+        if held != blocks[: len(held)]:
             for node, mine, block in zip(known, held, blocks, strict=False):
                 if mine is not None and mine != block:
                     kept.append(mine)
@@ -119,7 +119,7 @@ class PrefixIndex:
                     taken.append(block)
                 num_kept = len(kept)
         if new:
-            self._fill(tier, path[num_known:], new)
+            self._fill(tier, fresh, new)
             taken += new
             num_kept = len(kept)
         self._allocators[tier].hold(taken)
@@ -140,11 +140,11 @@ class PrefixIndex:
             return 0
         if tier is Tier.HBM and any(node.value.hbm is None for node in known):
             return 0
-        path, num_known = self._tree.extend(salt, keys, Holding)
-        self._touch(path)
-        new = blocks[num_known - num_before :]
+        fresh = self._tree.grow(salt, keys, known, Holding)
+        self._touch(known)
+        new = blocks[len(known) - num_before :]
         if new:
-            self._fill(tier, path[num_known:], new)
+            self._fill(tier, fresh, new)
         self._allocators[tier].hold(new)
         return len(new)
 
@@ -177,13 +177,13 @@ class PrefixIndex:
           Blocks, of all tiers, that left the index.
         """
         parent = _parent(node)
-        num_blocks = 0
         lost_hbm = node.value.hbm is not None
         removed = [gone.value for gone in self._tree.remove(node)]
-        for tier in self._allocators:
-            blocks = [block for each in removed if (block := each.block(tier)) is not None]
-            self._forget(tier, blocks)
-            num_blocks += len(blocks)
+        hbm = [block for each in removed if (block := each.hbm) is not None]
+        self._forget(Tier.HBM, hbm)
+        host = [block for each in removed if (block := each.host) is not None]
+        if host:
+            self._forget(Tier.HOST, host)
         for holding in removed:
             holding.hbm = holding.host = None
             holding.num_hbm_children = 0
@@ -191,7 +191,7 @@ class PrefixIndex:
             self._lost_hbm_child(parent)
         if parent is not None:
             self._offer(Tier.HOST, parent)
-        return num_blocks
+        return len(hbm) + len(host)
 
     def delete(self, salt: str, keys: BlockKeys, *, keep: int = 0) -> int:
         """Forgets what only the prompt `keys` and its continuations use, after `keep` blocks.
@@ -291,22 +291,24 @@ class PrefixIndex:
             holding.host = block
         self._nodes[tier][block] = node
 
-    def _fill(self, tier: Tier, path: Sequence[PrefixNode], blocks: Sequence[BlockId]) -> None:
-        """Places `blocks` at new nodes, one after another."""
-        nodes = self._nodes[tier]
+    def _fill(self, tier: Tier, fresh: Sequence[PrefixNode], blocks: Sequence[BlockId]) -> None:
+        """Places `blocks` at new nodes, one after another; they are used now."""
+        now, nodes = self._num_accesses, self._nodes[tier]
         if tier is Tier.HBM:
-            for node, block in zip(path, blocks, strict=True):
+            for node, block in zip(fresh, blocks, strict=True):
                 holding = node.value
                 holding.hbm = block
+                holding.stamp = now
                 holding.num_hbm_children = 1
                 nodes[block] = node
-            path[-1].value.num_hbm_children = 0
-            above = _parent(path[0])
+            fresh[-1].value.num_hbm_children = 0
+            above = _parent(fresh[0])
             if above is not None:
                 above.value.num_hbm_children += 1
             return
-        for node, block in zip(path, blocks, strict=True):
+        for node, block in zip(fresh, blocks, strict=True):
             node.value.host = block
+            node.value.stamp = now
             nodes[block] = node
 
     def _touch(self, path: Sequence[PrefixNode]) -> None:

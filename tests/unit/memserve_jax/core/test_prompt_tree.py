@@ -15,11 +15,17 @@ KEYS = SHORT | st.builds(lambda more, end: [b"a"] * more + end, st.sampled_from(
 SALTS = st.sampled_from(["", "x", "ü"])
 
 
+def extend(tree, salt, keys, make_value=int):
+    """Makes what is missing of `keys`; returns the whole path, and how much of it was known."""
+    path = tree.walk(salt, keys)
+    return path + tree.grow(salt, keys, path, make_value), len(path)
+
+
 @pytest.mark.parametrize("num_known", [1, 2, 9, 10, 40])
 def test_a_prompt_may_leave_a_run_after_any_block(num_known):
     tree = PromptTree[int]()
     known = [bytes([i]) for i in range(num_known)]
-    path, _ = tree.extend("", joined_keys(known), int)
+    path, _ = extend(tree, "", joined_keys(known))
     for same in range(num_known + 1):
         for more in (0, 1, 30):
             asked = [*known[:same], *[b"\xff"] * more]
@@ -29,29 +35,29 @@ def test_a_prompt_may_leave_a_run_after_any_block(num_known):
 def test_a_prompt_that_leaves_early_is_not_packed_to_its_end():
     token_ids = tuple(range(1000))
     tree = PromptTree[int]()
-    tree.extend("", block_keys(token_ids, 1), int)
+    extend(tree, "", block_keys(token_ids, 1))
     asked = (*token_ids[:20], *[5] * 30, *[-1] * 950)  # -1 has no key
     assert len(tree.walk("", block_keys(asked, 1))) == 20
     with pytest.raises(OverflowError):
-        tree.extend("", block_keys(asked, 1), int)
+        extend(tree, "", block_keys(asked, 1))
     with pytest.raises(OverflowError):
-        tree.extend("other", block_keys(asked, 1), int)
+        extend(tree, "other", block_keys(asked, 1))
     tree.check()
     assert len(tree) == 1000
 
 
 def test_keys_of_another_width_are_other_prompts():
     tree = PromptTree[int]()
-    tree.extend("", joined_keys([b"ab", b"ab"]), int)
+    extend(tree, "", joined_keys([b"ab", b"ab"]))
     assert tree.walk("", joined_keys([b"a", b"b", b"a", b"b"])) == []
-    tree.extend("", joined_keys([b"a", b"b"]), int)
+    extend(tree, "", joined_keys([b"a", b"b"]))
     assert len(tree) == 4
     tree.check()
 
 
 def test_a_removed_node_cannot_be_removed_again():
     tree = PromptTree[int]()
-    [node], _ = tree.extend("", joined_keys([b"a"]), int)
+    [node], _ = extend(tree, "", joined_keys([b"a"]))
     root = node.parent
     tree.remove(node)
     for gone in (node, root):
@@ -76,7 +82,7 @@ class TreeMachine(RuleBasedStateMachine):
     @rule(salt=SALTS, keys=KEYS)
     def extend(self, salt, keys):
         held = [stop for stop in range(1, len(keys) + 1) if (salt, *keys[:stop]) in self.known]
-        path, num_known = self.tree.extend(salt, joined_keys(keys), self.make_value)
+        path, num_known = extend(self.tree, salt, joined_keys(keys), self.make_value)
         assert (len(path), num_known) == (len(keys), len(held))
         for stop, node in enumerate(path, start=1):
             assert self.known.setdefault((salt, *keys[:stop]), node.value) == node.value

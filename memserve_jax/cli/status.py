@@ -28,8 +28,9 @@ _COLUMNS = (
     "output tokens",
     "KV sent",
     "KV received",
+    "sent by",
 )
-PIPED_WIDTH = 180  # characters a line, where no terminal says how many it has
+PIPED_WIDTH = 200  # characters a line, where no terminal says how many it has
 
 
 @click.command()
@@ -85,7 +86,7 @@ def to_table(reply: pb.ClusterStatusReply) -> Group:
     """Returns what a person sees."""
     table = Table(box=None, pad_edge=False)
     for column in _COLUMNS:
-        is_number = column not in ("instance", "role", "state", "target")
+        is_number = column not in ("instance", "role", "state", "target", "sent by")
         table.add_column(column, justify="right" if is_number else "left")
     for status in sorted(reply.instances, key=lambda entry: (entry.role, entry.instance)):
         table.add_row(*_row(status))
@@ -111,7 +112,8 @@ def _row(status: pb.InstanceStatus) -> list[str]:
         _share(counters.cached_tokens, counters.prompt_tokens),
         str(counters.output_tokens),
         f"{counters.kv_blocks_sent} ({_size(float(counters.kv_bytes_sent))})",
-        str(counters.kv_blocks_received),
+        f"{counters.kv_blocks_received} ({_size(float(counters.kv_bytes_received))})",
+        ", ".join(map(_transport, status.transports)) or "-",
     ]
 
 
@@ -121,6 +123,14 @@ def _blocks(tier: pb.TierStatus | None) -> str:
         return "-"
     used = tier.num_blocks - tier.free_blocks
     return f"{used}/{tier.num_blocks} ({tier.indexed_blocks} cached)"
+
+
+def _transport(status: pb.TransportStatus) -> str:
+    """Its calls, and how fast they were."""
+    if not status.calls:
+        return status.transport
+    speed = f", {_size(status.bytes / status.seconds)}/s" if status.seconds else ""
+    return f"{status.transport} ({status.calls} calls{speed})"
 
 
 def _share(part: int, whole: int) -> str:

@@ -189,6 +189,7 @@ def build_parts(
         identity=identity,
         engine=engine,
         pool=pool,
+        transports=links.transports,
         card=recipe.card,
         tokenizer=recipe.tokenizer,
         clock=recipe.clock,

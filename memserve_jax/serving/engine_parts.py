@@ -11,6 +11,7 @@ from memserve_jax.core.types import CachingMode, InstanceId, Role
 from memserve_jax.engine.engine import Engine
 from memserve_jax.engine.events import Event
 from memserve_jax.mempool.pool import MemPool
+from memserve_jax.mempool.transport import Transport
 
 
 class State(enum.StrEnum):
@@ -40,6 +41,7 @@ class EngineParts:
     identity: Identity
     engine: Engine
     pool: MemPool
+    transports: tuple[Transport, ...] = ()  # the pool's
     card: ModelCard
     tokenizer: Tokenizer
     clock: Clock

@@ -41,5 +41,14 @@ def status_message(parts: EngineParts, *, state: State, target: str) -> pb.Insta
         prefill_tokens_per_s=load.prefill_tokens_per_s,
         max_context_tokens=parts.engine.max_context_tokens,
         transfer_mode=parts.engine.transfer_mode,
+        transports=[
+            pb.TransportStatus(
+                transport=transport.name,
+                calls=transport.counters.num_calls,
+                bytes=transport.counters.num_bytes,
+                seconds=transport.counters.seconds,
+            )
+            for transport in parts.transports
+        ],
         counters=pb.Counters(**dataclasses.asdict(parts.engine.counters)),
     )

@@ -32,8 +32,12 @@ INSTANCE = pb.InstanceStatus(
     tiers=[pb.TierStatus(tier="hbm", num_blocks=64, free_blocks=60, indexed_blocks=3)],
     counters=pb.Counters(
         prompt_tokens=200, cached_tokens=50, output_tokens=30, kv_blocks_sent=9,
-        kv_bytes_sent=1_500_000,
+        kv_bytes_sent=1_500_000, kv_blocks_received=4, kv_bytes_received=2_000,
     ),
+    transports=[
+        pb.TransportStatus(transport="tcp", calls=3, bytes=1_500_000, seconds=0.001),
+        pb.TransportStatus(transport="jax_transfer"),
+    ],
 )  # fmt: skip
 CLUSTER = pb.ClusterStatusReply(
     instances=[INSTANCE], policy="min_ttft", caching="pd_caching_3", routed=12

@@ -74,9 +74,8 @@ class PoolFacts:
     @property
     def num_transfers(self) -> int:
         """Transfers, fetches and leases on peers' blocks that were begun here and not ended."""
-        return (
-            self._peers.sender.num_open + self._peers.fetcher.num_open + self._peers.remote.num_open
-        )
+        peers = self._peers
+        return peers.sender.num_open + peers.fetcher.num_open + len(peers.remote)
 
     @property
     def num_reservations(self) -> int:

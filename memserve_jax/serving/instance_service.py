@@ -165,6 +165,14 @@ class InstanceServicer(InstanceServiceServicer):
             return pb.FetchReply(num_blocks=answer.num_blocks, num_bytes=answer.num_bytes)
         raise AssertionError("answered above")
 
+    async def Check(
+        self,
+        request: pb.CheckRequest,
+        context: Context,
+    ) -> pb.CheckReply:
+        """Runs the checks of every invariant, and counts what is held."""
+        return await self._instance.run(self._check)
+
     async def Status(
         self,
         request: pb.StatusRequest,
@@ -197,6 +205,21 @@ class InstanceServicer(InstanceServiceServicer):
 
     def _abort(self, transfer: TransferId, reason: str) -> None:
         self._instance.loop.post(lambda: self._parts.pool.abort(transfer, reason))
+
+    def _check(self) -> pb.CheckReply:
+        engine, pool = self._parts.engine, self._parts.pool
+        problem = ""
+        try:
+            engine.check()
+        except AssertionError as error:
+            problem = str(error) or "an invariant does not hold"
+        return pb.CheckReply(
+            problem=problem,
+            leased_blocks=pool.num_leased,
+            requests=engine.num_in_flight,
+            transfers=pool.num_transfers,
+            reservations=pool.num_reservations,
+        )
 
     def _num_leased(self) -> int:
         return self._parts.pool.num_leased

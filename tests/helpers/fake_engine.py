@@ -21,9 +21,12 @@ from memserve_jax.engine.counters import Counters, Load
 from memserve_jax.engine.engine import Engine
 from memserve_jax.engine.events import Event, Failed, FirstToken, PrefillDone, Tokens
 from memserve_jax.mempool.control import (
+    FetchAnswer,
+    FetchCall,
     ReserveAnswer,
     ReserveCall,
     RespondCommit,
+    RespondFetch,
     RespondReserve,
 )
 from memserve_jax.mempool.counters import PoolStatus
@@ -41,6 +44,7 @@ class FakeEngine(Engine):
         self.on_submit: Callable[[Request], Sequence[Event]] = lambda request: ()
         self.on_first_token: Callable[[FirstToken], Sequence[Event]] = lambda first: ()
         self.called = threading.Event()
+        self.problem = ""  # what `check` finds
         self._events_to_come: list[Event] = []
 
     def _note(self, name: str, what: object) -> None:
@@ -118,7 +122,7 @@ class FakeEngine(Engine):
         )
 
     def check(self) -> None:
-        return
+        assert self.problem == "", self.problem
 
 
 class FakePool(MemPool):
@@ -129,6 +133,7 @@ class FakePool(MemPool):
         self.answer: ReserveAnswer | None = ReserveAnswer(accepted=True, receiver_epoch=7)
         self.commit_error: MemServeError | None = None
         self.leased = 0
+        self.fetch_answer: FetchAnswer | MemServeError | None = FetchAnswer(3, 48)
         self.wake = lambda: None
 
     def reserve(self, call: ReserveCall, respond: RespondReserve) -> None:
@@ -156,6 +161,19 @@ class FakePool(MemPool):
     @property
     def num_leased(self) -> int:
         return self.leased
+
+    @property
+    def num_transfers(self) -> int:
+        return 1
+
+    @property
+    def num_reservations(self) -> int:
+        return 2
+
+    def serve_fetch(self, call: FetchCall, respond: RespondFetch) -> None:
+        self.calls.append(("serve_fetch", call))
+        if self.fetch_answer is not None:
+            respond(self.fetch_answer)
 
     @property
     def num_hbm_blocks(self) -> int:

@@ -12,7 +12,7 @@ import pytest
 from memserve_jax.core.errors import TransferFailedError
 from memserve_jax.core.types import BlockId, FinishReason, InstanceId, Role, TransferId
 from memserve_jax.engine.events import FirstToken, PrefillDone
-from memserve_jax.mempool.control import ReserveAnswer, ReserveCall
+from memserve_jax.mempool.control import FetchAnswer, FetchCall, ReserveAnswer, ReserveCall
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.serving.peers import PeerError, Peers
 from memserve_jax.serving.pool_channel import GrpcPeerChannel
@@ -209,5 +209,56 @@ def test_a_first_token_that_ends_the_answer_says_so():
             first, done = await collect(p.service.Prefill(prefill_request()))
             assert first.first_token.finish_reason == pb.STOP
             assert done.HasField("done")
+
+    asyncio.run(run())
+
+
+def test_check_counts_what_is_held_and_names_what_is_wrong():
+    async def run() -> None:
+        async with served(Role.DECODE, "d0") as d:
+            d.pool.leased = 5
+            assert await d.service.Check(pb.CheckRequest()) == pb.CheckReply(
+                leased_blocks=5, transfers=1, reservations=2
+            )
+            d.engine.problem = "a row has no owner"
+            reply = await d.service.Check(pb.CheckRequest())
+            assert reply.problem.startswith("a row has no owner")
+
+    asyncio.run(run())
+
+
+FETCH = FetchCall(
+    requester=InstanceId("p0"),
+    requester_epoch=3,
+    owner_epoch=7,
+    token_ids=(1, 2, 3, 4),
+    salt="s",
+    first_block=1,
+    timeout_s=9.0,
+)
+
+
+def test_a_fetch_reaches_the_pool_and_its_answer_the_peer():
+    async def run() -> None:
+        async with served(Role.DECODE, "d0") as d, channel_to(d) as channel:
+            to = InstanceId("d0")
+            answer = await asyncio.wrap_future(channel.fetch(to, FETCH, timeout_s=30.0))
+            assert answer == FetchAnswer(3, 48)
+            assert d.pool.calls == [("serve_fetch", FETCH)]
+            d.pool.fetch_answer = TransferFailedError("no memory today")
+            with pytest.raises(PeerError, match="no memory today"):
+                await asyncio.wrap_future(channel.fetch(to, FETCH, timeout_s=30.0))
+
+    asyncio.run(run())
+
+
+def test_a_fetch_given_up_ends_the_call():
+    async def run() -> None:
+        async with served(Role.DECODE, "d0") as d, channel_to(d) as channel:
+            d.pool.fetch_answer = None  # takes for ever
+            future = channel.fetch(InstanceId("d0"), FETCH, timeout_s=0.2)
+            with pytest.raises(PeerError) as caught:
+                await asyncio.wrap_future(future)
+            assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
     asyncio.run(run())

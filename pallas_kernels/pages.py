@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Array
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int8
+
+Pages = Float[Array, "M K S H"] | Int8[Array, "M K S H"]  # int8 ones come with scales f32[M, K, S]
 
 
 class KVPages(NamedTuple):
@@ -37,6 +40,26 @@ class KVPages(NamedTuple):
             self.k[:first_layer] + pages.k + self.k[stop:],
             self.v[:first_layer] + pages.v + self.v[stop:],
         )
+
+
+def check_scales(
+    k_pages: Array, k_scales: Array | None, v_scales: Array | None
+) -> dict[str, Array]:
+    """Returns the keyword arguments that an op passes on: both scales, or none.
+
+    Raises:
+      ValueError: Int8 pages without scales, scales of other pages, or of another shape.
+    """
+    if k_pages.dtype != jnp.int8:
+        if k_scales is not None or v_scales is not None:
+            raise ValueError(f"k_scales, v_scales: for int8 pages; these are {k_pages.dtype}")
+        return {}
+    if k_scales is None or v_scales is None:
+        raise ValueError("k_scales, v_scales: int8 pages need both")
+    for name, scales in (("k_scales", k_scales), ("v_scales", v_scales)):
+        if scales.shape != k_pages.shape[:3]:
+            raise ValueError(f"{name}: shape {scales.shape}, allowed: {k_pages.shape[:3]}")
+    return {"k_scales": k_scales, "v_scales": v_scales}
 
 
 def check_packing(pages: KVPages, replication: int, layers: tuple[int, int] | None) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int32
 from pallas_kernels.backend import Backend
 from pallas_kernels.dispatch import INTERPRETER, choose
 from pallas_kernels.kv_append import pallas_tpu, reference, xla
+from pallas_kernels.pages import Pages, check_scales
 
 _IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
     Backend.REFERENCE: reference.kv_append,
@@ -19,21 +20,25 @@ _IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
 
 
 def kv_append(
-    k_pages: Float[Array, "M K S H"],
-    v_pages: Float[Array, "M K S H"],
+    k_pages: Pages,
+    v_pages: Pages,
     k: Float[Array, "T K H"],
     v: Float[Array, "T K H"],
     slots: Int32[Array, " T"],
     *,
+    k_scales: Float[Array, "M K S"] | None = None,
+    v_scales: Float[Array, "M K S"] | None = None,
     backend: Backend | None = None,
-) -> tuple[Float[Array, "M K S H"], Float[Array, "M K S H"]]:
-    """Writes new tokens' K and V into their slots. See `reference.py`.
+) -> tuple[Array, ...]:
+    """Writes new tokens' K and V, and int8 pages' scales, into their slots. See `reference.py`.
 
     Args are those of the reference, and:
       backend: The implementation to run; None: the platform's own.
 
     Raises:
-      ValueError: `backend` names the Pallas kernel, which refuses these shapes.
+      ValueError: The scales do not fit the pages, or `backend` names the Pallas kernel, which
+        refuses these shapes.
     """
+    scales = check_scales(k_pages, k_scales, v_scales)
     chosen = choose("kv_append", backend, pallas_tpu.refusal(k_pages))
-    return _IMPLEMENTATIONS[chosen](k_pages, v_pages, k, v, slots)
+    return _IMPLEMENTATIONS[chosen](k_pages, v_pages, k, v, slots, **scales)

@@ -1,11 +1,13 @@
-"""Writing new tokens' K and V into pages on TPU: one grid step per token, in place.
+"""Writing new tokens' K and V into pages on TPU, in place: runs of slots, copied by DMA.
 
-HBM is written in whole registers of rows (8 of float32, 16 of bfloat16), so a step works on the
-group of rows that its token's slot lies in. Neighbouring tokens of one group share it: it is
-read at the first of them and written back after the last.
+HBM is written in whole registers of rows (8 of float32, 16 of bfloat16, 32 of int8), so each
+group of rows that new tokens fall into is read, changed and written back. Consecutive tokens in
+one group are a run, which is one step of the loop; a prompt's chunk has few. Reads and writes of
+several runs are under way at a time.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,104 +15,215 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
+from pallas_kernels.int8 import quantize
+from pallas_kernels.kv_append import reference
+from pallas_kernels.pages import Pages
+
 REGISTER_BYTES = 32  # of one lane: 8 rows of float32
+LANES = 128
+TILE_TOKENS = 256  # of new tokens in VMEM, at most
+TILE_BYTES = 4 * 1024 * 1024  # theirs, K and V, this tile's and the next one's
+LOOKAHEAD = 4  # runs that are read before they are needed
+BUFFERS = 2 * LOOKAHEAD
+
+
+class Runs(NamedTuple):
+    """Runs of each tile of X tokens, a tile's first ones at multiples of X; T places in all."""
+
+    counts: Int32[Array, " tiles"]
+    pages: Int32[Array, " T"]
+    groups: Int32[Array, " T"]  # of rows, in the page
+    begins: Int32[Array, " T"]  # first row in the group,
+    ends: Int32[Array, " T"]  # and one past the last
+    windows: Int32[Array, " T"]  # where the tile's tokens stand that fall onto the group's rows
 
 
 def refusal(k_pages: Array) -> str | None:
     """Returns why the kernel does not take such arguments; None if it does."""
-    if k_pages.dtype not in (jnp.float32, jnp.bfloat16):
-        return f"pages of {k_pages.dtype}; float32 and bfloat16 are taken"
+    if k_pages.dtype not in (jnp.float32, jnp.bfloat16, jnp.int8):
+        return f"pages of {k_pages.dtype}; float32, bfloat16 and int8 are taken"
+    if k_pages.shape[3] > LANES and k_pages.shape[3] % LANES != 0:
+        return f"head dim {k_pages.shape[3]}; at most {LANES}, or a multiple of it, is taken"
     rows = REGISTER_BYTES // k_pages.dtype.itemsize
     if k_pages.shape[2] % rows != 0:
         return f"pages of {k_pages.shape[2]} tokens; multiples of {rows} for {k_pages.dtype}"
     return None
 
 
+def _find_runs(slots: Array, tile_tokens: int, page_size: int, num_pages: int, rows: int) -> Runs:
+    num_tokens = slots.shape[0]
+    token = jnp.arange(num_tokens, dtype=jnp.int32)
+    is_real = slots < num_pages * page_size
+    follows = slots[1:] == slots[:-1] + 1
+    follows = jnp.concatenate([jnp.zeros(1, jnp.bool_), follows]) & (slots % rows != 0)
+    is_first = is_real & ~(follows & (token % tile_tokens != 0))
+    tiles = is_first.reshape(-1, tile_tokens).astype(jnp.int32)
+    run = (jnp.cumsum(tiles, axis=1) - 1).reshape(-1) + token // tile_tokens * tile_tokens
+
+    nothing = jnp.zeros(num_tokens, jnp.int32)
+    firsts = nothing.at[jnp.where(is_first, run, num_tokens)].set(token, mode="drop")
+    lengths = nothing.at[jnp.where(is_real, run, num_tokens)].add(1, mode="drop")
+    slot = jnp.minimum(slots[firsts], num_pages * page_size - 1)
+    begins = slot % rows
+    return Runs(
+        counts=tiles.sum(axis=1),
+        pages=slot // page_size,
+        groups=slot % page_size // rows,
+        begins=begins,
+        ends=begins + lengths,
+        windows=firsts % tile_tokens - begins + rows,
+    )
+
+
 def _kernel(
-    pages_ref,  # i32[T]               SMEM: in which page each step works,
-    groups_ref,  # i32[T]              SMEM: on which group of its rows,
-    rows_ref,  # i32[T]                SMEM: on which row in it; none of them for padding
-    k_ref,  # [1, K, 1, H]
-    v_ref,  # [1, K, 1, H]
-    old_k_ref,  # [1, K, rows, H]
-    old_v_ref,  # [1, K, rows, H]
-    k_pages_ref,  # [1, K, rows, H]
-    v_pages_ref,  # [1, K, rows, H]
+    *refs,  # Runs, SMEM; new K, V f32[1, J, K, X + 2 * rows, h]; pages as arguments and as results
+    # [M, K, S, H] HBM; K and V buffers [BUFFERS, K, rows, H]; DMA semaphores [2, BUFFERS]
 ):
-    step = pl.program_id(0)
-    before = jnp.maximum(step - 1, 0)
-    is_same = (pages_ref[step] == pages_ref[before]) & (groups_ref[step] == groups_ref[before])
+    runs, new, pages, buffers, arrivals = (
+        Runs(*refs[:6]), refs[6:8], refs[10:12], refs[12:14], refs[14],
+    )  # fmt: skip
+    tile = pl.program_id(0)
+    rows = buffers[0].shape[2]
+    base = tile * (new[0].shape[3] - 2 * rows)
+    count = runs.counts[tile]
 
-    @pl.when((step == 0) | jnp.logical_not(is_same))
-    def _():
-        k_pages_ref[...] = old_k_ref[...]
-        v_pages_ref[...] = old_v_ref[...]
+    def for_copies(run: Array, is_write: int, act: Callable[[Any], None]) -> None:
+        place = jax.lax.rem(run, BUFFERS)
+        first_row = pl.multiple_of(runs.groups[base + run] * rows, rows)
+        for pool, buffer in zip(pages, buffers, strict=True):
+            in_hbm = pool.at[runs.pages[base + run], :, pl.ds(first_row, rows)]
+            ends = (buffer.at[place], in_hbm) if is_write else (in_hbm, buffer.at[place])
+            act(pltpu.make_async_copy(*ends, arrivals.at[is_write, place]))
 
-    row = jax.lax.broadcasted_iota(jnp.int32, k_pages_ref.shape, 2)
-    is_own = row == rows_ref[step]
-    for new_ref, target_ref in ((k_ref, k_pages_ref), (v_ref, v_pages_ref)):
-        old = target_ref[...].astype(jnp.float32)  # selects are 32 bits wide
-        new = jnp.where(is_own, new_ref[...].astype(jnp.float32), old)
-        target_ref[...] = new.astype(target_ref.dtype)
+    def start_read(run: Array) -> None:
+        for_copies(run, 0, lambda copy: copy.start())
+
+    def wait_for_writes(waited: Array, wanted: Array) -> Array:
+        @pl.loop(waited, wanted)
+        def _(run):
+            for_copies(run, 1, lambda copy: copy.wait())
+
+        return jnp.maximum(waited, wanted)
+
+    def shares_group(run: Array) -> Array:  # with the run before it
+        this, before = base + run, base + jnp.maximum(run - 1, 0)
+        is_same = (runs.pages[this] == runs.pages[before]) & (
+            runs.groups[this] == runs.groups[before]
+        )
+        return (run > 0) & is_same
+
+    def one_run(run: Array, waited: Array) -> Array:
+        ahead = run + LOOKAHEAD
+        waited = wait_for_writes(waited, ahead - BUFFERS + 1)
+
+        @pl.when(ahead < count)
+        def _():
+            pl.when(jnp.logical_not(shares_group(ahead)))(lambda: start_read(ahead))
+
+        waited = wait_for_writes(waited, jnp.where(shares_group(run), run, 0))
+        pl.when(shares_group(run))(lambda: start_read(run))
+        for_copies(run, 0, lambda copy: copy.wait())
+        place, here = jax.lax.rem(run, BUFFERS), base + run
+        for fresh, buffer in zip(new, buffers, strict=True):
+            for piece in range(fresh.shape[1]):
+                window = fresh[0, piece, :, pl.ds(runs.windows[here], rows)]
+                lanes = pl.ds(piece * LANES, window.shape[-1])
+                old = buffer[place, :, :, lanes].astype(jnp.float32)  # selects are 32 bits wide
+                row = jax.lax.broadcasted_iota(jnp.int32, window.shape, 1)
+                is_own = (row >= runs.begins[here]) & (row < runs.ends[here])
+                changed = jnp.where(is_own, window, old)
+                buffer[place, :, :, lanes] = changed.astype(buffer.dtype)
+        for_copies(run, 1, lambda copy: copy.start())
+        return waited
+
+    for run in range(LOOKAHEAD):
+        run = jnp.int32(run)
+        pl.when((run < count) & jnp.logical_not(shares_group(run)))(lambda run=run: start_read(run))
+    waited = jax.lax.fori_loop(0, count, one_run, jnp.int32(0))
+    wait_for_writes(waited, count)
 
 
 def kv_append(
-    k_pages: Float[Array, "M K S H"],
-    v_pages: Float[Array, "M K S H"],
+    k_pages: Pages,
+    v_pages: Pages,
     k: Float[Array, "T K H"],
     v: Float[Array, "T K H"],
     slots: Int32[Array, " T"],
     *,
+    k_scales: Float[Array, "M K S"] | None = None,
+    v_scales: Float[Array, "M K S"] | None = None,
     interpret: Any = False,
-) -> tuple[Float[Array, "M K S H"], Float[Array, "M K S H"]]:
+) -> tuple[Array, ...]:
     """See `reference.kv_append`; this is that, for TPU. `interpret` goes to Pallas.
 
     Tokens of one page must be neighbours in `slots` (padding aside), as they are in any batch.
+    The scales of int8 pages are left to XLA.
     """
+    if k_scales is None or v_scales is None:
+        return _append(k_pages, v_pages, (k, v), slots, interpret)
+    (k, new_k_scales), (v, new_v_scales) = quantize(k), quantize(v)
+    return (
+        *_append(k_pages, v_pages, (k, v), slots, interpret),
+        reference.write(k_scales, new_k_scales, slots),
+        reference.write(v_scales, new_v_scales, slots),
+    )
+
+
+def _append(
+    k_pages: Array, v_pages: Array, new: tuple[Array, Array], slots: Array, interpret: Any
+) -> tuple[Array, Array]:
     num_pages, kv_heads, page_size, head_dim = k_pages.shape
-    num_tokens = slots.shape[0]
     rows = REGISTER_BYTES // k_pages.dtype.itemsize
+    tile_tokens = _tile_tokens(slots.shape[0], kv_heads, head_dim)
+    padding = -slots.shape[0] % tile_tokens
+    slots = jnp.pad(slots, (0, padding), constant_values=num_pages * page_size)
+    num_tokens, num_tiles = slots.shape[0], slots.shape[0] // tile_tokens
 
-    # A padding token stays on the group of the token before it (or the first real one): a group
-    # must not be read before an earlier write of it has arrived.
-    token = jnp.arange(num_tokens, dtype=jnp.int32)
-    is_real = slots < num_pages * page_size
-    latest = jax.lax.cummax(jnp.where(is_real, token, -1))
-    source = jnp.where(latest < 0, jnp.argmax(is_real).astype(jnp.int32), latest)
-    slot = jnp.minimum(slots[source], num_pages * page_size - 1)
-    own_rows = jnp.where(is_real, slots % rows, rows)
+    # Windows at any row can be read out of 128 lanes, no more: larger heads stand in J pieces.
+    lanes = head_dim if head_dim % LANES else LANES
+    shape = (num_tiles, tile_tokens, kv_heads, head_dim // lanes, lanes)
 
-    def token_at(step, pages, groups, own_rows):
-        return step, 0, 0, 0
+    def lay(tokens: Array) -> Array:  # T K H
+        tokens = tokens.astype(k_pages.dtype).astype(jnp.float32)
+        tokens = jnp.pad(tokens, ((0, padding), (0, 0), (0, 0))).reshape(shape)
+        margins = ((0, 0), (0, 0), (0, 0), (rows, rows), (0, 0))
+        return jnp.pad(tokens.transpose(0, 3, 2, 1, 4), margins)  # tiles J K X h
 
-    def group_at(step, pages, groups, own_rows):
-        return pages[step], 0, groups[step], 0
-
-    new_tile = pl.BlockSpec((1, kv_heads, 1, head_dim), token_at)
-    group_tile = pl.BlockSpec((1, kv_heads, rows, head_dim), group_at)
+    new_tile = pl.BlockSpec(
+        (1, shape[3], kv_heads, tile_tokens + 2 * rows, lanes), lambda tile, *_: (tile, 0, 0, 0, 0)
+    )
+    in_hbm = pl.BlockSpec(memory_space=pl.ANY)
+    buffer = pltpu.VMEM((BUFFERS, kv_heads, rows, head_dim), k_pages.dtype)
     moved = 4 * num_tokens * kv_heads * rows * head_dim * k_pages.dtype.itemsize
     return tuple(
         pl.pallas_call(
             _kernel,
             grid_spec=pltpu.PrefetchScalarGridSpec(
-                num_scalar_prefetch=3,
-                grid=(num_tokens,),
-                in_specs=[new_tile, new_tile, group_tile, group_tile],
-                out_specs=[group_tile, group_tile],
+                num_scalar_prefetch=6,
+                grid=(num_tiles,),
+                in_specs=[new_tile, new_tile, in_hbm, in_hbm],
+                out_specs=[in_hbm, in_hbm],
+                scratch_shapes=[buffer, buffer, pltpu.SemaphoreType.DMA((2, BUFFERS))],
             ),
             out_shape=[jax.ShapeDtypeStruct(k_pages.shape, k_pages.dtype)] * 2,
-            input_output_aliases={5: 0, 6: 1},
+            input_output_aliases={8: 0, 9: 1},
             compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
+            # As if each token were a run of its own, as in decoding.
             cost_estimate=pl.CostEstimate(flops=0, bytes_accessed=moved, transcendentals=0),
             interpret=interpret,
             name="kv_append",
         )(
-            slot // page_size,
-            slot % page_size // rows,
-            own_rows,
-            k.astype(k_pages.dtype)[:, :, None],
-            v.astype(v_pages.dtype)[:, :, None],
+            *_find_runs(slots, tile_tokens, page_size, num_pages, rows),
+            lay(new[0]),
+            lay(new[1]),
             k_pages,
             v_pages,
         )
     )
+
+
+def _tile_tokens(num_tokens: int, kv_heads: int, head_dim: int) -> int:
+    """Returns how many new tokens a grid step holds: a multiple of 8."""
+    token_bytes = 4 * kv_heads * (-(-head_dim // LANES) * LANES) * 4  # f32 K and V, twice
+    most = min(TILE_TOKENS, TILE_BYTES // token_bytes // 8 * 8)
+    return max(8, min(most, -(-num_tokens // 8) * 8))

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int32
 from pallas_kernels.backend import Backend
 from pallas_kernels.dispatch import INTERPRETER, check_groups, choose
 from pallas_kernels.paged_attention import pallas_tpu, reference, xla
+from pallas_kernels.pages import Pages, check_scales
 
 _IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
     Backend.REFERENCE: reference.paged_attention,
@@ -20,13 +21,15 @@ _IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
 
 def paged_attention(
     q: Float[Array, "B N H"],
-    k_pages: Float[Array, "M K S H"],
-    v_pages: Float[Array, "M K S H"],
+    k_pages: Pages,
+    v_pages: Pages,
     block_tables: Int32[Array, "B P"],
     context_lens: Int32[Array, " B"],
     *,
     scale: float,
     window: int | None = None,
+    k_scales: Float[Array, "M K S"] | None = None,
+    v_scales: Float[Array, "M K S"] | None = None,
     backend: Backend | None = None,
 ) -> Float[Array, "B N H"]:
     """Attends one query token per row to its paged context. See `reference.py`.
@@ -35,11 +38,12 @@ def paged_attention(
       backend: The implementation to run; None: the platform's own.
 
     Raises:
-      ValueError: The heads do not group, or `backend` names the Pallas kernel, which refuses
-        these shapes.
+      ValueError: The heads do not group, the scales do not fit the pages, or `backend` names
+        the Pallas kernel, which refuses these shapes.
     """
     check_groups(q, k_pages)
+    scales = check_scales(k_pages, k_scales, v_scales)
     chosen = choose("paged_attention", backend, pallas_tpu.refusal(q, k_pages))
     return _IMPLEMENTATIONS[chosen](
-        q, k_pages, v_pages, block_tables, context_lens, scale=scale, window=window
+        q, k_pages, v_pages, block_tables, context_lens, scale=scale, window=window, **scales
     )

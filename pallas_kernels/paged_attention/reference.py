@@ -5,17 +5,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.online_softmax import MASKED
+from pallas_kernels.pages import Pages
 
 
 def paged_attention(
     q: Float[Array, "B N H"],
-    k_pages: Float[Array, "M K S H"],
-    v_pages: Float[Array, "M K S H"],
+    k_pages: Pages,
+    v_pages: Pages,
     block_tables: Int32[Array, "B P"],
     context_lens: Int32[Array, " B"],
     *,
     scale: float,
     window: int | None = None,
+    k_scales: Float[Array, "M K S"] | None = None,
+    v_scales: Float[Array, "M K S"] | None = None,
 ) -> Float[Array, "B N H"]:
     """Returns each row's attention of its one query token over its cached context.
 
@@ -29,16 +32,20 @@ def paged_attention(
       scale: Factor of the logits before softmax.
       window: Tokens a query sees, itself included (token i sees j with i - j < window);
         None: all.
+      k_scales: Of int8 pages: each token of a head is its numbers times its scale.
+      v_scales: Likewise.
     """
     num_rows, num_heads, head_dim = q.shape
     dtype = q.dtype
     kv_heads = k_pages.shape[1]
 
-    def context(pages: Array) -> Array:
+    def context(pages: Array, scales: Array | None) -> Array:
         rows = pages.at[block_tables].get(mode="clip").astype(jnp.float32)  # B P K S H
+        if scales is not None:
+            rows = rows * scales.at[block_tables].get(mode="clip")[..., None]
         return jnp.swapaxes(rows, 1, 2).reshape(num_rows, kv_heads, -1, head_dim)  # B K U H
 
-    k, v = context(k_pages), context(v_pages)
+    k, v = context(k_pages, k_scales), context(v_pages, v_scales)
     token = jnp.arange(k.shape[2], dtype=jnp.int32)[None, :]  # 1 U
     visible = token < context_lens[:, None]  # B U
     if window is not None:

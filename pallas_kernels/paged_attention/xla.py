@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels import online_softmax
+from pallas_kernels.int8 import dequantize
+from pallas_kernels.pages import Pages
 
 TURN_BYTES = 512 * 1024  # of K in one turn: half of a Zen 4 core's second-level cache
 TURN_TOKENS = 512  # at most; a short context should not pay for a long turn
@@ -17,13 +19,15 @@ TURN_TOKENS = 512  # at most; a short context should not pay for a long turn
 
 def paged_attention(
     q: Float[Array, "B N H"],
-    k_pages: Float[Array, "M K S H"],
-    v_pages: Float[Array, "M K S H"],
+    k_pages: Pages,
+    v_pages: Pages,
     block_tables: Int32[Array, "B P"],
     context_lens: Int32[Array, " B"],
     *,
     scale: float,
     window: int | None = None,
+    k_scales: Float[Array, "M K S"] | None = None,
+    v_scales: Float[Array, "M K S"] | None = None,
 ) -> Float[Array, "B N H"]:
     """See `reference.paged_attention`; this is that."""
     num_rows, num_heads, head_dim = q.shape
@@ -48,11 +52,14 @@ def paged_attention(
         token = token + jnp.arange(turn_tokens)[None, :]  # B U
         visible = (token >= first_token[:, None]) & (token < context_lens[:, None])
 
-        def of_turn(pages: Array) -> Array:
-            gathered = pages.at[ids].get(mode="clip").transpose(0, 2, 1, 3, 4)  # B K C S H
+        def of_turn(pages: Array, scales: Array | None) -> Array:
+            gathered = pages.at[ids].get(mode="clip")  # B C K S H
+            if scales is not None:
+                gathered = dequantize(gathered, scales.at[ids].get(mode="clip"), q.dtype)
+            gathered = gathered.transpose(0, 2, 1, 3, 4)  # B K C S H
             return gathered.reshape(num_rows, kv_heads, turn_tokens, head_dim)
 
-        k, v = of_turn(k_pages), of_turn(v_pages)
+        k, v = of_turn(k_pages, k_scales), of_turn(v_pages, v_scales)
         v = jnp.where(visible[:, None, :, None], v, jnp.zeros((), v.dtype))  # 0 * nan is nan
         logits = jnp.einsum("BKGH,BKUH->BKGU", grouped, k, preferred_element_type=jnp.float32)
         state, weights = online_softmax.weigh(state, scale * logits, visible[:, None, None])

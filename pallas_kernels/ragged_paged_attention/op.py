@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.dispatch import INTERPRETER, check_groups, choose
+from pallas_kernels.pages import Pages, check_scales
 from pallas_kernels.ragged_paged_attention import pallas_tpu, reference, xla
 
 _IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
@@ -20,14 +21,16 @@ _IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
 
 def ragged_paged_attention(
     q: Float[Array, "T N H"],
-    k_pages: Float[Array, "M K S H"],
-    v_pages: Float[Array, "M K S H"],
+    k_pages: Pages,
+    v_pages: Pages,
     block_tables: Int32[Array, "R P"],
     query_starts: Int32[Array, " R1"],
     context_lens: Int32[Array, " R"],
     *,
     scale: float,
     window: int | None = None,
+    k_scales: Float[Array, "M K S"] | None = None,
+    v_scales: Float[Array, "M K S"] | None = None,
     backend: Backend | None = None,
 ) -> Float[Array, "T N H"]:
     """Attends new tokens of several rows to their contexts. See `reference.py`.
@@ -36,10 +39,11 @@ def ragged_paged_attention(
       backend: The implementation to run; None: the platform's own.
 
     Raises:
-      ValueError: The heads do not group, or `backend` names the Pallas kernel, which refuses
-        these shapes.
+      ValueError: The heads do not group, the scales do not fit the pages, or `backend` names
+        the Pallas kernel, which refuses these shapes.
     """
     check_groups(q, k_pages)
+    scales = check_scales(k_pages, k_scales, v_scales)
     chosen = choose("ragged_paged_attention", backend, pallas_tpu.refusal(q, k_pages))
     return _IMPLEMENTATIONS[chosen](
         q,
@@ -50,4 +54,5 @@ def ragged_paged_attention(
         context_lens,
         scale=scale,
         window=window,
+        **scales,
     )

@@ -7,7 +7,7 @@ in use point at the last one and do nothing.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int32
 
 from pallas_kernels import page_stream
 from pallas_kernels.paged_attention.pallas_tpu import refusal
+from pallas_kernels.pages import Pages
 
 __all__ = ["ragged_paged_attention", "refusal"]
 
@@ -52,46 +53,54 @@ def _kernel(
     rows_ref,  # i32[tiles]             SMEM
     offsets_ref,  # i32[tiles]          SMEM
     q_ref,  # [1, K, G * X, H]          X tokens a tile
-    k_pages_ref,  # [M, K, S, H]        HBM
-    v_pages_ref,  # [M, K, S, H]        HBM
-    out_ref,  # [1, K, G * X, H]
-    *scratch,  # page_stream.Stream's
+    *refs,  # pools; [1, K, G * X, H], the result; scratch: see page_stream.open_stream
     tile_tokens: int,
     scale: float,
     window: int | None,
 ):
+    stream, out_ref = page_stream.open_stream(block_tables_ref, refs)
+
+    def first_position(tile: Array) -> Array:  # of the tile's first query
+        row = rows_ref[tile]
+        new = query_starts_ref[row + 1] - query_starts_ref[row]
+        return context_lens_ref[row] - new + offsets_ref[tile]
+
+    def span_of(tile: Array) -> page_stream.Span:
+        is_used = tile < num_used_ref[0]
+        tile = jnp.minimum(tile, rows_ref.shape[0] - 1)
+        row, first = rows_ref[tile], first_position(tile)
+        end = jnp.minimum(first + tile_tokens, context_lens_ref[row])
+        begin = jnp.int32(0) if window is None else jnp.maximum(first - window + 1, 0)
+        return page_stream.Span(row, begin, jnp.where(is_used, end, 0))
+
     tile = pl.program_id(0)
 
     @pl.when(tile < num_used_ref[0])
     def _():
-        row = rows_ref[tile]
-        context = context_lens_ref[row]
-        new = query_starts_ref[row + 1] - query_starts_ref[row]
-        first = context - new + offsets_ref[tile]  # position of the tile's first query
-        end = jnp.minimum(first + tile_tokens, context)
-        begin = jnp.int32(0) if window is None else jnp.maximum(first - window + 1, 0)
+        now, first = span_of(tile), first_position(tile)
 
-        def visible(token):  # [1, G * X, U]; queries stand token by token within each head
+        def visible(token: Array) -> Array:  # 1 (G X) U; within a head, query by query
             query = jax.lax.broadcasted_iota(jnp.int32, token.shape, 1)
             position = first + jax.lax.bitwise_and(query, jnp.int32(tile_tokens - 1))
-            seen = (token <= position) & (token < end)
+            seen = (token <= position) & (token < now.end)
             return seen if window is None else seen & (token > position - window)
 
-        stream = page_stream.Stream(block_tables_ref, k_pages_ref, v_pages_ref, *scratch)
-        out = page_stream.attend(q_ref[0], stream, row, (begin, end), visible, scale)
+        out = page_stream.attend(q_ref[0], stream, (now, span_of(tile + 1)), visible, scale)
         out_ref[0] = out.astype(out_ref.dtype)
 
 
 def ragged_paged_attention(
     q: Float[Array, "T N H"],
-    k_pages: Float[Array, "M K S H"],
-    v_pages: Float[Array, "M K S H"],
+    k_pages: Pages,
+    v_pages: Pages,
     block_tables: Int32[Array, "R P"],
     query_starts: Int32[Array, " R1"],
     context_lens: Int32[Array, " R"],
     *,
     scale: float,
     window: int | None = None,
+    k_scales: Float[Array, "M K S"] | None = None,
+    v_scales: Float[Array, "M K S"] | None = None,
     interpret: Any = False,
 ) -> Float[Array, "T N H"]:
     """See `reference.ragged_paged_attention`; this is that, for TPU. `interpret`: Pallas's."""
@@ -105,7 +114,8 @@ def ragged_paged_attention(
 
     kernel = functools.partial(_kernel, tile_tokens=TILE_TOKENS, scale=scale, window=window)
     laid = laid.reshape(num_tiles, kv_heads, -1, head_dim)  # tiles K (G X) H
-    out = _over_tiles(kernel, laid, k_pages, block_tables, interpret)(
+    pools = page_stream.pools(k_pages, v_pages, k_scales, v_scales)
+    out = _over_tiles(kernel, laid, pools, block_tables.shape[1], interpret)(
         jnp.clip(block_tables, 0, num_pages - 1),
         query_starts,
         context_lens,
@@ -113,8 +123,7 @@ def ragged_paged_attention(
         tiles.rows,
         tiles.offsets,
         laid,
-        k_pages,
-        v_pages,
+        *pools,
     )
 
     out = out.reshape(num_tiles, num_heads, TILE_TOKENS, head_dim)
@@ -128,10 +137,14 @@ def ragged_paged_attention(
 
 
 def _over_tiles(
-    kernel: Callable[..., None], laid: Array, k_pages: Array, block_tables: Array, interpret: Any
+    kernel: Callable[..., None],
+    laid: Array,
+    pools: Sequence[Array],
+    table_width: int,
+    interpret: Any,
 ) -> Callable[..., Array]:
     """Returns the Pallas call of `kernel`, one grid step for each tile of `laid`."""
-    _, kv_heads, page_size, head_dim = k_pages.shape
+    _, kv_heads, page_size, head_dim = pools[0].shape
     num_tiles, _, queries, _ = laid.shape
 
     def tile_in_use(tile, *scalars):  # a step past them stays on the last one: nothing is copied
@@ -139,22 +152,21 @@ def _over_tiles(
         return jnp.maximum(jnp.minimum(tile, num_used[0] - 1), 0), 0, 0, 0
 
     tile_spec = pl.BlockSpec((1, kv_heads, queries, head_dim), tile_in_use)
-    in_hbm = pl.BlockSpec(memory_space=pl.ANY)
-    most_tokens = num_tiles * block_tables.shape[1] * page_size  # read, with all contexts full
+    most_tokens = num_tiles * table_width * page_size  # read, with all contexts full
     return pl.pallas_call(
         kernel,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=6,
             grid=(num_tiles,),
-            in_specs=[tile_spec, in_hbm, in_hbm],
+            in_specs=[tile_spec, *[pl.BlockSpec(memory_space=pl.ANY)] * len(pools)],
             out_specs=tile_spec,
-            scratch_shapes=page_stream.scratch_shapes(k_pages, block_tables.shape[1]),
+            scratch_shapes=page_stream.scratch_shapes(pools, table_width),
         ),
         out_shape=jax.ShapeDtypeStruct(laid.shape, laid.dtype),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
         cost_estimate=pl.CostEstimate(
             flops=4 * most_tokens * queries * kv_heads * head_dim,
-            bytes_accessed=2 * most_tokens * kv_heads * head_dim * k_pages.dtype.itemsize,
+            bytes_accessed=page_stream.read_bytes(pools, most_tokens),
             transcendentals=most_tokens * queries * kv_heads,
         ),
         interpret=interpret,

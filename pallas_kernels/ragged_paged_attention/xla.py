@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels import online_softmax
+from pallas_kernels.int8 import dequantize
 from pallas_kernels.paged_attention import xla as decode
+from pallas_kernels.pages import Pages
 
 TILE_TOKENS = 128
 TURN_TOKENS = 256
@@ -27,14 +29,16 @@ class Tiles(NamedTuple):
 
 def ragged_paged_attention(
     q: Float[Array, "T N H"],
-    k_pages: Float[Array, "M K S H"],
-    v_pages: Float[Array, "M K S H"],
+    k_pages: Pages,
+    v_pages: Pages,
     block_tables: Int32[Array, "R P"],
     query_starts: Int32[Array, " R1"],
     context_lens: Int32[Array, " R"],
     *,
     scale: float,
     window: int | None = None,
+    k_scales: Float[Array, "M K S"] | None = None,
+    v_scales: Float[Array, "M K S"] | None = None,
 ) -> Float[Array, "T N H"]:
     """See `reference.ragged_paged_attention`; this is that."""
     num_tokens = q.shape[0]
@@ -50,6 +54,8 @@ def ragged_paged_attention(
         jnp.where(is_single, context_lens, 0),
         scale=scale,
         window=window,
+        k_scales=k_scales,
+        v_scales=v_scales,
     )
     places = jnp.where(is_single, last, num_tokens)
     out = jnp.zeros_like(q).at[places].set(singles, mode="drop")
@@ -67,8 +73,8 @@ def ragged_paged_attention(
         first_position = context_lens[row] - lengths[row] + offset
         seen = _attend_tile(
             jax.lax.dynamic_slice_in_dim(padded, start, tile_tokens),
-            k_pages,
-            v_pages,
+            (k_pages, v_pages),
+            (k_scales, v_scales),
             block_tables[row],
             (first_position, context_lens[row]),
             scale,
@@ -85,8 +91,8 @@ def ragged_paged_attention(
 
 def _attend_tile(
     q: Float[Array, "X N H"],
-    k_pages: Float[Array, "M K S H"],
-    v_pages: Float[Array, "M K S H"],
+    pages: tuple[Pages, Pages],
+    scales: tuple[Float[Array, "M K S"] | None, Float[Array, "M K S"] | None],
     block_table: Int32[Array, " P"],
     span: tuple[Int32[Array, ""], Int32[Array, ""]],
     scale: float,
@@ -96,15 +102,15 @@ def _attend_tile(
 
     Args:
       q: Queries at positions `span[0]`, `span[0] + 1`, …; those past the context are ignored.
-      k_pages: One layer's K.
-      v_pages: One layer's V.
+      pages: One layer's K and V.
+      scales: Theirs, where they are int8.
       block_table: The row's.
       span: Position of the first query; tokens of the row's context.
       scale: Factor of the logits.
       window: Tokens a query sees; None: all up to itself.
     """
     tile_tokens, num_heads, head_dim = q.shape
-    _, kv_heads, page_size, _ = k_pages.shape
+    _, kv_heads, page_size, _ = pages[0].shape
     turn_pages = min(block_table.shape[0], max(1, TURN_TOKENS // page_size))
     turn_tokens = turn_pages * page_size
     grouped = q.reshape(tile_tokens, kv_heads, -1, head_dim).transpose(1, 2, 0, 3)  # K G X H
@@ -125,10 +131,13 @@ def _attend_tile(
         if window is not None:
             visible &= token[None, :] > position[:, None] - window
 
-        k = k_pages.at[ids].get(mode="clip")  # C K S H
-        v = v_pages.at[ids].get(mode="clip")
-        k = k.transpose(1, 0, 2, 3).reshape(kv_heads, turn_tokens, head_dim)  # K U H
-        v = v.transpose(1, 0, 2, 3).reshape(kv_heads, turn_tokens, head_dim)
+        def of_turn(side: int) -> Array:  # K U H
+            gathered, of_pages = pages[side].at[ids].get(mode="clip"), scales[side]  # C K S H
+            if of_pages is not None:
+                gathered = dequantize(gathered, of_pages.at[ids].get(mode="clip"), q.dtype)
+            return gathered.transpose(1, 0, 2, 3).reshape(kv_heads, turn_tokens, head_dim)
+
+        k, v = of_turn(0), of_turn(1)
         v = jnp.where((token < end)[None, :, None], v, jnp.zeros((), v.dtype))  # 0 * nan is nan
         logits = jnp.einsum("KGXH,KUH->KGXU", grouped, k, preferred_element_type=jnp.float32)
         state, weights = online_softmax.weigh(state, scale * logits, visible[None, None])

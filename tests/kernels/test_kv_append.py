@@ -79,5 +79,5 @@ def test_lowers_for_tpu_without_a_tpu(dtype):
 
 def test_shapes_that_the_kernel_refuses():
     inputs = make_inputs([3], dtype="float16")
-    with pytest.raises(ValueError, match="pages of float16; float32 and bfloat16 are taken"):
+    with pytest.raises(ValueError, match="pages of float16; float32, bfloat16 and int8 are taken"):
         kv_append(*inputs, backend=Backend.INTERPRET)

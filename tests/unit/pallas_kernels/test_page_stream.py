@@ -6,12 +6,12 @@ import pytest
 from pallas_kernels import page_stream
 
 
-def pages(kv_heads=8, page_size=16, head_dim=128, dtype=jnp.bfloat16):
+def pages(kv_heads=8, page_size=32, head_dim=128, dtype=jnp.bfloat16):
     return jnp.zeros((1, kv_heads, page_size, head_dim), dtype)
 
 
-@pytest.mark.parametrize("head_dim", [64, 128, 192, 256])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int8])
 def test_common_shapes_are_taken(head_dim, dtype):
     assert page_stream.refusal(pages(head_dim=head_dim, dtype=dtype)) is None
 
@@ -31,8 +31,9 @@ def test_others_are_refused_with_a_reason(shape, reason):
 
 
 @pytest.mark.parametrize(
-    ("kv_heads", "width", "tokens"), [(8, 128, 256), (8, 3, 48), (64, 128, 128)]
+    ("kv_heads", "width", "tokens"), [(8, 128, 256), (8, 3, 96), (64, 128, 64)]
 )
 def test_a_turn_fits_the_table_and_the_buffers(kv_heads, width, tokens):
-    k_buffer, v_buffer, _ = page_stream.scratch_shapes(pages(kv_heads), width)
+    pool = pages(kv_heads)
+    k_buffer, v_buffer, *_ = page_stream.scratch_shapes((pool, pool), width)
     assert k_buffer.shape == v_buffer.shape == (2, kv_heads, tokens, 128)

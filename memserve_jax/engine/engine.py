@@ -4,11 +4,7 @@ import dataclasses
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.config import EngineSection, MemPoolSection
-from memserve_jax.core.errors import (
-    DuplicateRequestError,
-    MemServeError,
-    OverloadedError,
-)
+from memserve_jax.core.errors import DuplicateRequestError, MemServeError, OverloadedError
 from memserve_jax.core.model_card import ModelCard
 from memserve_jax.core.tokenizer import Tokenizer
 from memserve_jax.core.types import (
@@ -31,6 +27,7 @@ from memserve_jax.engine.memory import SequenceMemory
 from memserve_jax.engine.pipeline import NewToken, Pipeline
 from memserve_jax.engine.reports import ended, grown, handed_over, moved
 from memserve_jax.engine.runner import Progress, Runner, make_grouping
+from memserve_jax.engine.send_back import SendBacks
 from memserve_jax.engine.sequence import Duty, Phase, Sequence
 from memserve_jax.engine.steps import Steps
 from memserve_jax.engine.transfer_mode import ModeSwitch
@@ -98,10 +95,17 @@ class Engine:
         self._runner = Runner(
             bundle, pool, ladder=ladder, rows=rows, grouping=grouping, steps=steps
         )
-        self._pipeline = Pipeline(self._runner, rows, clock)
         self._hand_offs = HandOffs(
+            pool,
+            caching,
+            self._switch,
+            chunk_tokens=config.chunk_tokens,
+            timeout_s=mempool.transfer_timeout_s,
+        )
+        self._send_backs = SendBacks(
             pool, caching, block_size_tokens=size, timeout_s=mempool.transfer_timeout_s
         )
+        self._pipeline = Pipeline(self._runner, rows, clock, self._hand_offs)
         self._sequences: dict[RequestId, Sequence] = {}
         self._events: list[Event] = []
         self._is_stalled = False
@@ -167,7 +171,7 @@ class Engine:
         sequence = self._sequences.get(request_id)
         if sequence is not None and sequence.phase is Phase.AWAITING_KV:
             self._events.append(Failed(request_id=request_id, error=error))
-            self._abandon(sequence, str(error))
+            self._end(sequence)
 
     def cancel(self, request_id: RequestId) -> None:
         """Ends a request in any phase and emits `Tokens` with CANCELLED.
@@ -178,7 +182,7 @@ class Engine:
         if (sequence := self._sequences.get(request_id)) is not None:
             self._counters.cancelled += 1
             self._events.append(ended(sequence, FinishReason.CANCELLED))
-            self._abandon(sequence, "cancelled")
+            self._end(sequence, "cancelled")
 
     def _take(self, request: Request, duty: Duty, peer: InstanceId | None) -> Sequence:
         if request.request_id in self._sequences:
@@ -204,9 +208,11 @@ class Engine:
         The step dispatched here is read by the next call, so that the device has work while
         the host reads and plans.
         """
-        self._hand_offs.begin_queued()
+        self._send_backs.begin_queued()
+        self._hand_offs.open_ahead(self._batcher.waiting)
         self._make_room()
         chunks = self._batcher.plan()
+        self._switch.observe(sum(sequence.num_left for sequence in self._batcher.waiting))
         self._is_stalled = not chunks
         self._accept_all(self._pipeline.exchange(chunks))
         self._remember_prompts(chunks)
@@ -217,7 +223,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` would do something now. False while only peers can move things on."""
-        if self._events or self._hand_offs.has_queued or not self._pipeline.is_empty:
+        if self._events or self._send_backs.has_queued or not self._pipeline.is_empty:
             return True
         return not self._is_stalled and bool(self._batcher.running or self._batcher.waiting)
 
@@ -234,9 +240,10 @@ class Engine:
         """Sees to it that rows that decode have their next block; others give way if need be."""
         if self._batcher.grow():
             return
-        self._hand_offs.drop_queued()
+        self._send_backs.drop_queued()
         self._accept_all(self._pipeline.drain())  # some may have ended; no token stays unknown
-        while not self._batcher.grow() and self._batcher.preempt():
+        while not self._batcher.grow() and (victim := self._batcher.preempt()):
+            self._hand_offs.drop(victim, "preempted")
             self._counters.preemptions += 1
 
     def _remember_prompts(self, chunks: list[Chunk]) -> None:
@@ -267,7 +274,7 @@ class Engine:
             if sequence.phase is Phase.RUNNING:
                 self._memory.remember(sequence, sequence.history)
                 if sequence.duty is Duty.DECODE:
-                    self._hand_offs.queue_send_back(sequence)
+                    self._send_backs.queue(sequence)
             self._end(sequence)
 
     def _hand_over(self, token: NewToken) -> None:
@@ -317,26 +324,21 @@ class Engine:
             sequence.enter(Phase.WAITING)
             self._batcher.add(sequence)
 
-    def _end(self, sequence: Sequence) -> None:
-        if sequence.phase in (Phase.WAITING, Phase.PREFILLING, Phase.RUNNING):
+    def _end(self, sequence: Sequence, reason: str = "the answer has ended") -> None:
+        if sequence.is_scheduled:
             self._batcher.drop(sequence)
         sequence.enter(Phase.FINISHED)
         self._memory.release(sequence)
         self._is_stalled = False  # a row or blocks have become free
         del self._sequences[sequence.request_id]
-
-    def _abandon(self, sequence: Sequence, reason: str) -> None:
-        is_handing_off = sequence.phase is Phase.HANDING_OFF
-        self._end(sequence)
-        if is_handing_off:
-            self._hand_offs.cancel(sequence, reason)
+        self._hand_offs.drop(sequence, reason)
 
     # what there is to know --------------------------------------------------------------
 
     @property
     def num_in_flight(self) -> int:
         """Requests not ended yet, in any phase, and send-backs: 0 when quiescent."""
-        return len(self._sequences) + self._hand_offs.num_in_flight
+        return len(self._sequences) + self._send_backs.num_in_flight
 
     @property
     def max_context_tokens(self) -> int:
@@ -350,8 +352,9 @@ class Engine:
             self._counters,
             prefill_tokens_computed=self._pipeline.num_prompt_tokens,
             cached_tokens=self._memory.num_cached_tokens,
-            kv_send_backs=self._hand_offs.num_send_backs,
-            kv_send_backs_dropped=self._hand_offs.num_dropped,
+            kv_send_backs=self._send_backs.num_done,
+            kv_send_backs_dropped=self._send_backs.num_dropped,
+            kv_streams_aborted=self._hand_offs.num_aborted,
             transfer_mode_switches=self._switch.num_switches,
             compiled_shapes=self._runner.num_compiled,
         )
@@ -381,10 +384,6 @@ class Engine:
         self._batcher.check()
         in_batcher = {id(one) for one in self._batcher.running + self._batcher.waiting}
         for sequence in self._sequences.values():
-            queued = sequence.phase in (Phase.WAITING, Phase.PREFILLING, Phase.RUNNING)
-            assert queued == (id(sequence) in in_batcher), sequence.phase
-            assert sequence.phase is not Phase.FINISHED
-            if sequence.lease is not None:
-                assert len(sequence.lease) == sequence.num_blocks
-                assert sequence.num_computed <= sequence.num_blocks * self._block_size_tokens
+            assert sequence.is_scheduled == (id(sequence) in in_batcher), sequence.phase
+            sequence.check(self._block_size_tokens)
         self._pool.check()

@@ -1,78 +1,138 @@
-"""KV that leaves an engine: from prefill to decode, and the decode phase's KV back."""
+"""A prompt's KV on its way from the instance that computes it to the one that decodes."""
 
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from typing import TypeGuard
 
-from memserve_jax.core.types import CachingMode, InstanceId
-from memserve_jax.engine.sequence import Sequence
-from memserve_jax.mempool.lease import Lease
+import jax
+
+from memserve_jax.core.types import CachingMode, TransferMode
+from memserve_jax.engine.batcher import Chunk
+from memserve_jax.engine.grouped_steps import Group
+from memserve_jax.engine.runner import AfterGroup
+from memserve_jax.engine.sequence import Duty, Sequence
+from memserve_jax.engine.transfer_mode import ModeSwitch
 from memserve_jax.mempool.pool import MemPool
-from memserve_jax.mempool.transfer import Transfer
+from memserve_jax.mempool.stream import Ready, Stream
+from memserve_jax.mempool.transfer import Terms, Transfer
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendBack:
-    """Decode-phase KV on its way to the prefill instance."""
-
-    to: InstanceId
-    token_ids: list[int]  # whole blocks of them
-    first_block: int
-    salt: str
-    lease: Lease
+AHEAD_CHUNKS = 2  # steps' worth of prompts that room is asked for before they are computed
+ANSWER_POLL_S = 1e-3  # how often a step under way is looked at while an answer is awaited
 
 
 class HandOffs:
-    """Transfers an engine has begun and those it will begin when nobody waits for it.
+    """Transfers of prompts, in the mode in use.
 
-    Send-backs are an optimisation: they start a step after the answer's last token was handed
-    out, never wait for memory over there, and are dropped when memory here runs short.
+    By layer, a stream is opened while a prompt is next in line, fed as the layers of its chunks
+    are dispatched, and finished with the first token. It is only a way to be early: where it
+    fails before that, or its sequence loses its blocks, the prompt leaves as a whole later.
+
+    Attributes:
+      num_aborted: Streams given up before they were finished.
     """
 
     def __init__(
-        self, pool: MemPool, caching: CachingMode, *, block_size_tokens: int, timeout_s: float
+        self,
+        pool: MemPool,
+        caching: CachingMode,
+        switch: ModeSwitch,
+        *,
+        chunk_tokens: int,
+        timeout_s: float,
     ):
         self._pool = pool
         self._caching = caching
-        self._block_size_tokens = block_size_tokens
+        self._switch = switch
+        self._ahead_tokens = AHEAD_CHUNKS * chunk_tokens
         self._timeout_s = timeout_s
-        self._under_way: dict[Sequence, Transfer] = {}
-        self._queued: deque[SendBack] = deque()
-        self._num_sending_back = 0
-        self.num_send_backs = 0
-        self.num_dropped = 0
+        self._streams: dict[Sequence, Stream] = {}  # of prompts not computed yet
+        self._under_way: dict[Sequence, Transfer] = {}  # of those that are
+        self.num_aborted = 0
 
-    @property
-    def has_queued(self) -> bool:
-        """Whether a send-back waits to be begun."""
-        return bool(self._queued)
+    # by layer ---------------------------------------------------------------------------
 
-    @property
-    def num_in_flight(self) -> int:
-        """Send-backs queued or under way."""
-        return len(self._queued) + self._num_sending_back
+    def open_ahead(self, waiting: Iterable[Sequence]) -> None:
+        """Asks for room for the prompts that are next in line, where they leave by layer.
+
+        In the order in which they will be computed, and for no more than that: room over there
+        that waits for a prompt here must not keep others waiting.
+        """
+        if self._switch.mode is not TransferMode.BY_LAYER:
+            return
+        num_tokens = 0
+        for sequence in waiting:
+            if num_tokens >= self._ahead_tokens:
+                return
+            num_tokens += sequence.num_left
+            if sequence.duty is Duty.PREFILL and sequence not in self._streams:
+                self._streams[sequence] = self._open(sequence)
+
+    def after_group(self, chunks: Iterable[Chunk]) -> AfterGroup | None:
+        """Returns what feeds the streams of a step's prompts, group by group; None: none has one.
+
+        Args:
+          chunks: Of the step about to be dispatched.
+        """
+        fed = [
+            (stream, chunk.sequence, self._range(chunk))
+            for chunk in chunks
+            if _is_open(stream := self._streams.get(chunk.sequence))
+        ]
+        streams = [stream for stream, _, _ in fed]
+        for stream in self._streams.values():
+            if not stream.is_answered and stream not in streams:
+                stream.unstage()  # packed KV of one step at a time may wait for an answer
+        if not fed:
+            return None
+
+        def feed(group: Group) -> None:
+            for stream, sequence, (num_old, num_blocks) in fed:
+                assert sequence.lease is not None
+                ready = Ready(
+                    first_layer=group[0],
+                    num_layers=group[1],
+                    num_blocks=num_blocks,
+                    num_old_blocks=num_old,
+                )
+                stream.feed(sequence.lease, ready)
+
+        return feed
+
+    def await_answers(self, step: jax.Array) -> None:
+        """Takes answers to fed streams while `step` is computed; returns when either is over."""
+        while any(map(_wants_answer, self._streams.values())):
+            if step.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
+                return
+            self._pool.wait(ANSWER_POLL_S)
+
+    def _open(self, sequence: Sequence) -> Stream:
+        assert sequence.peer is not None
+        return self._pool.stream(
+            list(sequence.request.prompt_token_ids),
+            sequence.peer,
+            insert=self._caching.decode_caches,
+            **self._terms(sequence),
+        )
+
+    def _range(self, chunk: Chunk) -> tuple[int, int]:
+        """Blocks complete before a chunk, and after it: with the last one, the tail counts."""
+        layout, start = self._pool.layout, chunk.sequence.num_computed
+        stop = start + chunk.num_tokens
+        if stop == chunk.sequence.num_prompt:
+            return layout.whole_blocks(start), layout.blocks_for(stop)
+        return layout.whole_blocks(start), layout.whole_blocks(stop)
+
+    # a prompt that is computed ----------------------------------------------------------
 
     def send(self, sequence: Sequence, done: Callable[[Sequence, Transfer], None]) -> None:
-        """Begins to move a prefilled prompt's KV to the decode instance.
+        """Sees to it that all KV of a computed prompt gets to its decode instance.
 
         Args:
           sequence: Holds the prompt's blocks; they may be released at once after this.
           done: Called when the transfer has ended, well or not.
         """
-        assert sequence.peer is not None and sequence.lease is not None
-        prompt = list(sequence.request.prompt_token_ids)
-        move = (
-            self._pool.transfer_with_insert if self._caching.decode_caches else self._pool.transfer
-        )
-        transfer = move(
-            token_ids=prompt,
-            lease=sequence.lease,
-            to=sequence.peer,
-            salt=sequence.request.cache_salt,
-            private=sequence.request_id.encode(),
-            extra_blocks=self._extra_blocks(sequence),
-            timeout_s=self._timeout_s,
-        )
+        stream = self._streams.pop(sequence, None)
+        is_open = _is_open(stream)
+        transfer = stream.transfer if is_open else self._begin(sequence)
         self._under_way[sequence] = transfer
 
         def ended(transfer: Transfer) -> None:
@@ -80,67 +140,49 @@ class HandOffs:
             done(sequence, transfer)
 
         transfer.on_done(ended)
+        if is_open:
+            stream.finish()
 
-    def cancel(self, sequence: Sequence, reason: str) -> None:
-        """Fails the transfer of `sequence`; its `done` is called before this returns."""
-        self._pool.cancel(self._under_way[sequence], reason)
+    def drop(self, sequence: Sequence, reason: str) -> None:
+        """Fails what is under way for a sequence; a `done` is called before this returns."""
+        stream = self._streams.pop(sequence, None)
+        if _is_open(stream):
+            self.num_aborted += 1
+            self._pool.cancel(stream.transfer, reason)
+        elif sequence in self._under_way:
+            self._pool.cancel(self._under_way[sequence], reason)
 
-    def queue_send_back(self, sequence: Sequence) -> None:
-        """Keeps the blocks of an answer's whole new blocks to send them back, if there are any.
-
-        The sequence's own lease is untouched.
-        """
+    def _begin(self, sequence: Sequence) -> Transfer:
         assert sequence.peer is not None and sequence.lease is not None
-        size = self._block_size_tokens
-        first_block, end_block = sequence.num_prompt // size, len(sequence.history) // size
-        if not self._caching.sends_back or end_block <= first_block:
-            return
-        self._queued.append(
-            SendBack(
-                to=sequence.peer,
-                token_ids=sequence.history[: end_block * size],
-                first_block=first_block,
-                salt=sequence.request.cache_salt,
-                lease=sequence.lease.share(),
-            )
+        move = (
+            self._pool.transfer_with_insert if self._caching.decode_caches else self._pool.transfer
+        )
+        return move(
+            token_ids=list(sequence.request.prompt_token_ids),
+            lease=sequence.lease,
+            to=sequence.peer,
+            **self._terms(sequence),
         )
 
-    def begin_queued(self) -> None:
-        """Begins the send-backs that wait."""
-        while self._queued:
-            self._begin(self._queued.popleft())
-
-    def drop_queued(self) -> None:
-        """Gives the blocks of send-backs not begun back to the pool."""
-        for send_back in self._queued:
-            send_back.lease.close()
-        self.num_dropped += len(self._queued)
-        self._queued.clear()
-
-    def _begin(self, send_back: SendBack) -> None:
-        self._num_sending_back += 1
-        transfer = self._pool.transfer_with_insert(
-            send_back.token_ids,
-            send_back.lease,
-            send_back.to,
-            salt=send_back.salt,
-            first_block=send_back.first_block,
-            may_wait=False,
+    def _terms(self, sequence: Sequence) -> Terms:
+        return Terms(
+            salt=sequence.request.cache_salt,
+            private=sequence.request_id.encode(),
+            extra_blocks=self._extra_blocks(sequence),
+            by_cell=self._switch.mode is TransferMode.BY_REQUEST,
             timeout_s=self._timeout_s,
         )
-        send_back.lease.close()
-        transfer.on_done(self._sent_back)
-
-    def _sent_back(self, transfer: Transfer) -> None:
-        self._num_sending_back -= 1
-        if transfer.error is None:
-            self.num_send_backs += 1
-        else:
-            self.num_dropped += 1
 
     def _extra_blocks(self, sequence: Sequence) -> int:
         """A block for the first tokens of the answer, where the tail block cannot take it all."""
-        size = self._block_size_tokens
-        prompt_blocks = -(-sequence.num_prompt // size)
-        most_blocks = -(-(sequence.num_prompt + sequence.answer.max_tokens - 1) // size)
-        return min(1, most_blocks - prompt_blocks)
+        blocks_for = self._pool.layout.blocks_for
+        most_blocks = blocks_for(sequence.num_prompt + sequence.answer.max_tokens - 1)
+        return min(1, most_blocks - blocks_for(sequence.num_prompt))
+
+
+def _is_open(stream: Stream | None) -> TypeGuard[Stream]:
+    return stream is not None and not stream.transfer.is_ended
+
+
+def _wants_answer(stream: Stream) -> bool:
+    return stream.is_fed and not stream.is_answered and not stream.transfer.is_ended

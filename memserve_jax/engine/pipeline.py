@@ -5,7 +5,9 @@ next input without leaving the device, and how far each row is, the host can cou
 row ends unforeseen (EOS, a stop string) is one token computed for nothing, and ignored.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array
 
@@ -15,7 +17,7 @@ from memserve_jax.engine.counters import PrefillRate
 from memserve_jax.engine.events import TopLogprobs
 from memserve_jax.engine.inputs import FROM_DEVICE, RowTable
 from memserve_jax.engine.result_lines import StepResult
-from memserve_jax.engine.runner import Runner
+from memserve_jax.engine.runner import AfterGroup, Runner
 from memserve_jax.engine.sequence import Duty, Phase, Sequence
 from memserve_jax.mempool.lease import Lease
 
@@ -41,11 +43,25 @@ class Dispatched:
     since_s: float
 
 
+@runtime_checkable
+class Watcher(Protocol):
+    """Who wants to know how far a step is."""
+
+    def after_group(self, chunks: Iterable[Chunk]) -> AfterGroup | None:
+        """Returns what to call after each group of layers of the step of these chunks."""
+        ...
+
+    def await_answers(self, step: Array) -> None:
+        """Called before a step's result is waited for: must return soon after it is ready."""
+        ...
+
+
 class Pipeline:
     """Turns planned chunks into steps and steps into tokens; keeps the sequences' counts."""
 
-    def __init__(self, runner: Runner, rows: RowTable, clock: Clock):
+    def __init__(self, runner: Runner, rows: RowTable, clock: Clock, watcher: Watcher):
         self._runner = runner
+        self._watcher = watcher
         self._rows = rows
         self._clock = clock
         self._leases: list[Lease | None] = [None] * rows.num_rows  # whose blocks a line names
@@ -72,6 +88,7 @@ class Pipeline:
         if self._unread is None:
             return []
         step, self._unread = self._unread, None
+        self._watcher.await_answers(step.result)
         result = self._runner.read(step.result)
         now_s = self._clock.now_s()
         if step.num_prompt_tokens:
@@ -104,7 +121,9 @@ class Pipeline:
         else:
             tokens = [_new_token_ids(chunk) for chunk in chunks]
             num_tokens = sum(chunk.num_tokens for chunk in chunks)
-            lines, result = rows, self._runner.dispatch_mixed(rows, tokens, num_tokens)
+            after_group = self._watcher.after_group(chunks)
+            lines = rows
+            result = self._runner.dispatch_mixed(rows, tokens, num_tokens, after_group)
         for chunk in chunks:
             _advance(chunk)
         return Dispatched(chunks, lines, result, num_prompt_tokens, now_s)

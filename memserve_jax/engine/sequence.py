@@ -90,6 +90,11 @@ class Sequence:
         return self.num_prompt + self.answer.max_tokens - 1
 
     @property
+    def is_scheduled(self) -> bool:
+        """Whether the batcher has it: in its queue or on a row."""
+        return self.phase in (Phase.WAITING, Phase.PREFILLING, Phase.RUNNING)
+
+    @property
     def wants_step(self) -> bool:
         """Whether another token is wanted, as far as counting can tell."""
         wanted = 1 if self.duty is Duty.PREFILL else self.answer.max_tokens
@@ -109,3 +114,10 @@ class Sequence:
         """Moves to `phase`, as the table allows."""
         assert phase in TRANSITIONS[self.phase], f"{self.request_id}: {self.phase} -> {phase}"
         self.phase = phase
+
+    def check(self, block_size_tokens: int) -> None:
+        """Asserts that one under way holds what it counts."""
+        assert self.phase is not Phase.FINISHED
+        if self.lease is not None:
+            assert len(self.lease) == self.num_blocks
+            assert self.num_computed <= self.num_blocks * block_size_tokens

@@ -34,6 +34,7 @@ from memserve_jax.mempool.pool_facts import PoolFacts
 from memserve_jax.mempool.prefetch import Prefetch, Prefetcher
 from memserve_jax.mempool.remote import RemoteLease
 from memserve_jax.mempool.sender import SENDABLE
+from memserve_jax.mempool.stream import Stream
 from memserve_jax.mempool.transfer import Offer, Terms, Transfer
 from memserve_jax.mempool.transport import Transport
 from pallas_kernels.backend import Backend
@@ -262,6 +263,18 @@ class MemPool(PoolFacts):
         """
         return self._peers.sender.start(Offer(token_ids=token_ids, insert=True, **terms), lease, to)
 
+    def stream(
+        self, token_ids: Sequence[int], to: InstanceId, *, insert: bool, **terms: Unpack[Terms]
+    ) -> Stream:
+        """Starts a transfer of KV that is yet to be computed: feed it. See `Stream`.
+
+        Args as `transfer_with_insert`, `first_block` apart: blocks are offered from 0 on.
+
+        Raises:
+          ValueError: no tokens, a `first_block`, or `into` as in `transfer`.
+        """
+        return self._peers.sender.stream(Offer(token_ids=token_ids, insert=insert, **terms), to)
+
     def cancel(self, transfer: Transfer, reason: str) -> None:
         """Fails a transfer that has not ended; both ends release. An ended one stays as it is."""
         self._peers.sender.cancel(transfer, reason)
@@ -275,6 +288,10 @@ class MemPool(PoolFacts):
         after `timeout_s` at the latest.
         """
         return self._peers.fetcher.begin(token_ids, owner, salt=salt, timeout_s=timeout_s)
+
+    def wait(self, timeout_s: float) -> None:
+        """Moves transfers on as soon as a peer has answered, or returns after `timeout_s`."""
+        self._inbox.wait(timeout_s)
 
     def poll(self) -> list[Arrival]:
         """Moves transfers on; the owner calls it every iteration of its loop.

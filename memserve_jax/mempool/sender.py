@@ -1,7 +1,7 @@
 """The sender's side of transfers: reserve, gather, send, commit; or abort."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -13,13 +13,15 @@ from memserve_jax.mempool.control import ReserveAnswer, ReserveCall
 from memserve_jax.mempool.lease import Lease
 from memserve_jax.mempool.membership import Membership
 from memserve_jax.mempool.memory import LocalMemory
-from memserve_jax.mempool.part import Part
+from memserve_jax.mempool.part import NUM_SIDES, Part
 from memserve_jax.mempool.remote_leases import RemoteLeases
 from memserve_jax.mempool.routes import Routes
+from memserve_jax.mempool.stream import Stream
 from memserve_jax.mempool.transfer import Offer, Transfer, TransferPhase
 from memserve_jax.mempool.transport import Destination, Payload, Transport
 
 SENDABLE = (Tier.HBM, Tier.HOST)
+Route = tuple[Transport, Destination]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -28,8 +30,11 @@ class _Outgoing:
 
     transfer: Transfer
     call: ReserveCall
-    lease: Lease
-    offered: Sequence[BlockAddress]
+    lease: Lease | None = None  # None: the stream has its own
+    offered: Sequence[BlockAddress] = ()
+    by_cell: bool = False
+    stream: Stream | None = None
+    route: Route | None = None  # of a stream, once it has an answer and something to send
     num_under_way: int = 0  # parts
     moving_since_s: float = 0.0
 
@@ -68,29 +73,28 @@ class Sender:
     def start(self, offer: Offer, lease: Lease, to: InstanceId) -> Transfer:
         """Starts a transfer. Args and errors as `MemPool.transfer`."""
         blocks = self._on_offer(offer, lease)
-        call = ReserveCall(
-            transfer_id=self._calls.new_id(),
-            sender=self._memory.instance,
-            sender_epoch=self._memory.epoch,
-            receiver_epoch=self._members.epoch(to) if offer.to_epoch is None else offer.to_epoch,
-            token_ids=tuple(offer.token_ids),
-            salt=offer.salt,
-            first_block=offer.first_block,
-            num_blocks=len(blocks),
-            insert=offer.insert,
-            may_wait=offer.may_wait,
-            private=offer.private,
-            extra_blocks=offer.extra_blocks,
-            into=None if offer.into is None else self._remote.use(offer.into, to, offer.tier),
-            tier=offer.tier,
-            timeout_s=offer.timeout_s,
+        out = self._begin(offer, len(blocks), to)
+        out.lease, out.offered, out.by_cell = lease.share(), blocks, offer.by_cell
+        return out.transfer
+
+    def stream(self, offer: Offer, to: InstanceId) -> Stream:
+        """Starts a transfer that will be fed. Args and errors as `MemPool.stream`."""
+        layout = self._memory.layout
+        num_blocks = layout.blocks_for(len(offer.token_ids))
+        if not num_blocks:
+            raise ValueError("token_ids: got none, allowed: what the blocks will hold")
+        if offer.first_block:
+            raise ValueError(f"first_block: got {offer.first_block}, allowed for a stream: 0")
+        out = self._begin(offer, num_blocks, to)
+        out.stream = Stream(
+            out.transfer,
+            num_blocks=num_blocks,
+            num_layers=layout.num_layers,
+            gather=self._memory.pages.gather,
+            send=lambda part, payload: self._send_fed(out, part, payload),
+            finished=lambda: self._settle(out),
         )
-        deadline_s = self._clock.now_s() + offer.timeout_s
-        transfer = Transfer(call.transfer_id, to, deadline_s=deadline_s)
-        out = _Outgoing(transfer=transfer, call=call, lease=lease.share(), offered=blocks)
-        self._outgoing[transfer.id] = out
-        self._calls.reserve(to, call, lambda answer: self._answered(out, answer))
-        return transfer
+        return out.stream
 
     def cancel(self, transfer: Transfer, reason: str) -> None:
         """See `MemPool.cancel`."""
@@ -125,7 +129,32 @@ class Sender:
         for transfer_id, out in self._outgoing.items():
             assert out.transfer.id == transfer_id
             assert not out.transfer.is_ended, "an ended transfer was kept"
-            assert out.lease.is_open, "a transfer under way lost its lease"
+            has_lease = out.stream is not None or (out.lease is not None and out.lease.is_open)
+            assert has_lease, "a transfer under way lost its lease"
+
+    def _begin(self, offer: Offer, num_blocks: int, to: InstanceId) -> _Outgoing:
+        call = ReserveCall(
+            transfer_id=self._calls.new_id(),
+            sender=self._memory.instance,
+            sender_epoch=self._memory.epoch,
+            receiver_epoch=self._members.epoch(to) if offer.to_epoch is None else offer.to_epoch,
+            token_ids=tuple(offer.token_ids),
+            salt=offer.salt,
+            first_block=offer.first_block,
+            num_blocks=num_blocks,
+            insert=offer.insert,
+            may_wait=offer.may_wait,
+            private=offer.private,
+            extra_blocks=offer.extra_blocks,
+            into=None if offer.into is None else self._remote.use(offer.into, to, offer.tier),
+            tier=offer.tier,
+            timeout_s=offer.timeout_s,
+        )
+        deadline_s = self._clock.now_s() + offer.timeout_s
+        out = _Outgoing(transfer=Transfer(call.transfer_id, to, deadline_s=deadline_s), call=call)
+        self._outgoing[call.transfer_id] = out
+        self._calls.reserve(to, call, lambda answer: self._answered(out, answer))
+        return out
 
     def _on_offer(self, offer: Offer, lease: Lease) -> Sequence[BlockAddress]:
         self._memory.book.expect_open(lease)
@@ -157,7 +186,8 @@ class Sender:
             self._fail(out, refusal)
             return
         out.transfer.advance(TransferPhase.RESERVED)
-        self._send(out, answer.result())
+        send = self._send if out.stream is None else self._send_stream
+        send(out, answer.result())
 
     def _refusal(self, out: _Outgoing, answer: ReserveAnswer) -> MemServeError | None:
         """Why the transfer cannot go on after this answer."""
@@ -167,39 +197,65 @@ class Sender:
             return StaleAddressError(self._text(out, reason))
         if not answer.accepted:
             return TransferFailedError(self._text(out, f"refused: {answer.refused_because}"))
-        if answer.num_held_blocks + len(answer.blocks) != len(out.offered):
+        if answer.num_held_blocks + len(answer.blocks) != out.call.num_blocks:
             reason = (
-                f"offered {len(out.offered)} blocks, it holds {answer.num_held_blocks} "
+                f"offered {out.call.num_blocks} blocks, it holds {answer.num_held_blocks} "
                 f"and takes {len(answer.blocks)}"
             )
             return TransferFailedError(self._text(out, reason))
         return None
 
     def _send(self, out: _Outgoing, answer: ReserveAnswer) -> None:
-        transfer, layout = out.transfer, self._memory.layout
         blocks = out.offered[answer.num_held_blocks :]
-        if not blocks:
-            self._commit(out)
-            return
         try:
             runs = [(run, self._route(out, answer, run[0].tier)) for run in _runs(blocks)]
         except TransferFailedError as error:
             self._fail(out, TransferFailedError(self._text(out, str(error))))
             return
-        transfer.num_blocks = len(blocks)
-        transfer.num_bytes = len(blocks) * layout.block_bytes
-        out.num_under_way = len(runs)
-        out.moving_since_s = self._clock.now_s()
-        transfer.advance(TransferPhase.MOVING)
+        self._count(out, len(blocks))
         num_before = 0
         for run, route in runs:
-            part = Part.whole(layout, len(run), num_before)
-            self._send_part(out, part, self._memory.staged(run), route)
+            for part, payload in self._packed(run, num_before, by_cell=out.by_cell):
+                self._send_part(out, part, payload, route)
             num_before += len(run)
+        self._settle(out)
 
-    def _route(
-        self, out: _Outgoing, answer: ReserveAnswer, source: Tier
-    ) -> tuple[Transport, Destination]:
+    def _packed(
+        self, run: list[BlockAddress], num_before: int, *, by_cell: bool
+    ) -> Iterator[tuple[Part, Payload]]:
+        """Packs a run of one tier as one part, or as one part a block, layer and side."""
+        layout = self._memory.layout
+        if not by_cell or run[0].tier is not Tier.HBM:
+            yield Part.whole(layout, len(run), num_before), self._memory.staged(run)
+            return
+        for row, layer, side in itertools.product(
+            range(len(run)), range(layout.num_layers), range(NUM_SIDES)
+        ):
+            block = [run[row].block]
+            cell = self._memory.pages.gather(block, first_layer=layer, num_layers=1, side=side)
+            yield Part(num_before + row, 1, layer, 1, side, 1), cell
+
+    def _send_stream(self, out: _Outgoing, answer: ReserveAnswer) -> None:
+        assert out.stream is not None
+        num_blocks = len(answer.blocks)
+        try:
+            out.route = self._route(out, answer, Tier.HBM) if num_blocks else None
+        except TransferFailedError as error:
+            self._fail(out, TransferFailedError(self._text(out, str(error))))
+            return
+        self._count(out, num_blocks)
+        out.stream.answered(answer.num_held_blocks)
+        self._settle(out)
+
+    def _send_fed(self, out: _Outgoing, part: Part, payload: Payload) -> None:
+        assert out.route is not None, "fed before the answer, or what the receiver holds"
+        self._send_part(out, part, payload, out.route)
+
+    def _count(self, out: _Outgoing, num_blocks: int) -> None:
+        out.transfer.num_blocks = num_blocks
+        out.transfer.num_bytes = num_blocks * self._memory.layout.block_bytes
+
+    def _route(self, out: _Outgoing, answer: ReserveAnswer, source: Tier) -> Route:
         return self._routes.pick(
             out.transfer.to,
             answer.endpoints,
@@ -213,28 +269,38 @@ class Sender:
         out: _Outgoing,
         part: Part,
         payload: Payload,
-        route: tuple[Transport, Destination],
+        route: Route,
     ) -> None:
         transport, to = route
+        if out.transfer.phase is TransferPhase.RESERVED:
+            out.moving_since_s = self._clock.now_s()
+            out.transfer.advance(TransferPhase.MOVING)
+        out.num_under_way += 1
         out.transfer.num_calls += 1
+        self._memory.counters.transfer_calls += 1
         sent = started(lambda: transport.send(out.transfer.id, part, payload, to))
         self._calls.when_done(sent, lambda done: self._moved(out, done))
 
     def _moved(self, out: _Outgoing, sent: Future[None]) -> None:
-        transfer, counters = out.transfer, self._memory.counters
-        if transfer.is_ended:
+        if out.transfer.is_ended:
             return
         error = error_of(sent)
         if error is not None:
             self._fail(out, self._wrapped(out, error))
             return
         out.num_under_way -= 1
-        if out.num_under_way:
+        self._settle(out)
+
+    def _settle(self, out: _Outgoing) -> None:
+        """Commits once all there is to send has been sent and has arrived."""
+        transfer, counters = out.transfer, self._memory.counters
+        is_fed = out.stream is None or out.stream.is_complete
+        if transfer.is_ended or out.num_under_way or not is_fed:
             return
-        counters.blocks_sent += transfer.num_blocks
-        counters.bytes_sent += transfer.num_bytes
-        counters.transfer_calls += transfer.num_calls
-        counters.transfer_s += self._clock.now_s() - out.moving_since_s
+        if transfer.phase is TransferPhase.MOVING:
+            counters.blocks_sent += transfer.num_blocks
+            counters.bytes_sent += transfer.num_bytes
+            counters.transfer_s += self._clock.now_s() - out.moving_since_s
         self._commit(out)
 
     def _commit(self, out: _Outgoing) -> None:
@@ -266,7 +332,10 @@ class Sender:
 
     def _release(self, out: _Outgoing) -> None:
         del self._outgoing[out.transfer.id]
-        out.lease.close()
+        if out.lease is not None:
+            out.lease.close()
+        if out.stream is not None:
+            out.stream.close()
 
     def _abort(self, out: _Outgoing, reason: str) -> None:
         self._calls.abort(out.transfer.to, out.transfer.id, reason)

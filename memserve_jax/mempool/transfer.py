@@ -44,6 +44,7 @@ class Terms(TypedDict, total=False):
     private: bytes  # carried to the receiver unread: the request it belongs to; empty
     extra_blocks: int  # blocks the receiver must be able to supply beside, for decoding; 0
     may_wait: bool  # whether the receiver may wait for memory, or refuses at once; True
+    by_cell: bool  # one call a block, layer and side from HBM: 2L a block, the baseline; False
     to_epoch: int | None  # the receiver's life that is meant; None: the one last announced
     timeout_s: Required[float]  # the transfer fails, and both ends release, after this long
 
@@ -61,6 +62,7 @@ class Offer:
     private: bytes = b""
     extra_blocks: int = 0
     may_wait: bool = True
+    by_cell: bool = False
     to_epoch: int | None = None
     timeout_s: float
 

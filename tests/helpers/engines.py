@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from memserve_jax.core.clock import ManualClock
-from memserve_jax.core.config import EngineSection
+from memserve_jax.core.config import EngineSection, MemPoolSection
 from memserve_jax.core.model_card import load_card
 from memserve_jax.core.tokenizer import load_tokenizer
 from memserve_jax.core.types import (
@@ -78,10 +78,16 @@ def make_engine(
     transports=(),
     clock=None,
     shares_steps=True,
+    bundle=None,
+    mempool=None,
     **options,
 ) -> tuple[Engine, MemPool]:
-    """Returns an engine on the tiny model and its pool. `options` are of EngineSection."""
-    bundle = bundle_on(first_device, tp)
+    """Returns an engine on the tiny model, or on `bundle`, and its pool.
+
+    `options` are of EngineSection, `mempool` those of MemPoolSection.
+    """
+    shares_steps = shares_steps and bundle is None
+    bundle = bundle or bundle_on(first_device, tp)
     clock = clock or ManualClock()
     pool = MemPool(
         instance=InstanceId(instance),
@@ -108,6 +114,7 @@ def make_engine(
         card=card(),
         tokenizer=tokenizer(),
         clock=clock,
+        mempool=MemPoolSection(**(mempool or {})),
         steps=steps_on(first_device, tp, config.max_running, width) if shares_steps else None,
     )
     return engine, pool

@@ -24,7 +24,8 @@ class ScriptedRunner(Runner):
         self.asked.append(("decode", [int(self.rows.lines[row, Column.TOKEN]) for row in rows]))
         return jnp.zeros((len(rows), 1), jnp.int32)
 
-    def dispatch_mixed(self, rows, token_ids, num_tokens):
+    def dispatch_mixed(self, rows, token_ids, num_tokens, after_group=None):
+        self.after_group = after_group
         self.asked.append(("mixed", num_tokens, dict(zip(rows, token_ids, strict=True))))
         return jnp.zeros((self.rows.num_rows, 1), jnp.int32)
 
@@ -38,6 +39,27 @@ class ScriptedRunner(Runner):
         raise AssertionError("nobody asked for penalties")
 
 
+class NotedSteps:
+    """A watcher that notes what it was told, in the order of `asked`."""
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def after_group(self, chunks):
+        self.asked.append(("watched", [chunk.sequence.num_computed for chunk in chunks]))
+        return self
+
+    def await_answers(self, step):
+        self.asked.append(("awaited", step.shape))
+
+
+class Quiet(NotedSteps):
+    """Notes nothing."""
+
+    def __init__(self):
+        super().__init__([])
+
+
 class Blocks(Lease):
     """Stands for a lease."""
 
@@ -49,11 +71,11 @@ class Blocks(Lease):
         return list(self.ids)
 
 
-def make_pipeline(num_rows=3):
+def make_pipeline(num_rows=3, watcher=None):
     rows = RowTable(num_rows=num_rows, table_width=4)
     clock = ManualClock()
     runner = ScriptedRunner(rows)
-    return Pipeline(runner, rows, clock), runner, rows, clock
+    return Pipeline(runner, rows, clock, watcher or Quiet()), runner, rows, clock
 
 
 def on_row(row, *, order=0, prompt=5, duty=Duty.ANSWER, blocks=(3, 1)):
@@ -79,6 +101,22 @@ def test_a_step_is_read_when_the_next_one_is_dispatched():
     [token] = pipeline.drain()
     assert token.token_id == 200  # line 0: decode results have a line for each of its rows
     assert pipeline.is_empty
+
+
+def test_who_watches_is_asked_before_a_prompt_is_computed_and_before_it_is_read():
+    watcher = NotedSteps([])
+    pipeline, runner, _, _ = make_pipeline(watcher=watcher)
+    sequence = on_row(0)
+    pipeline.exchange([Chunk(sequence, 2, False)])
+    assert runner.after_group is watcher
+    pipeline.exchange([Chunk(sequence, 3, True)])
+    pipeline.exchange([Chunk(sequence, 1, True)])  # a decode step: nothing of a prompt in it
+    assert watcher.asked == [
+        ("watched", [0]),
+        ("watched", [2]),
+        ("awaited", (3, 1)),
+        ("awaited", (3, 1)),
+    ]
 
 
 def test_tokens_of_finished_sequences_are_left_out():

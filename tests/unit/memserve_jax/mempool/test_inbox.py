@@ -30,3 +30,17 @@ def test_many_threads_lose_nothing():
         inbox.drain()
     inbox.drain()
     assert len(done) == 800
+
+
+def test_waiting_ends_with_what_comes():
+    done = []
+    inbox = Inbox(lambda: None)
+    inbox.wait(0.0)
+    thread = threading.Thread(target=lambda: inbox.post(lambda: done.append(1)))
+    thread.start()
+    inbox.wait(60.0)
+    thread.join()
+    assert done == [1]
+    inbox.post(lambda: done.append(2))
+    inbox.wait(60.0)
+    assert done == [1, 2]

@@ -38,3 +38,4 @@ def join_job(job: Job) -> None:
         heartbeat_timeout_seconds=HEARTBEAT_S,
         shutdown_timeout_seconds=LEAVING_S,
     )
+    jax.devices()  # starts the backend, which waits for the backends of all processes

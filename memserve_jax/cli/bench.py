@@ -9,10 +9,10 @@ _FOLDER = "memserve_jax.cli"
 COMMANDS = {  # command -> module, what it measures
     "serve": (f"{_FOLDER}.bench_serve", "A server's latencies under load."),
     "engine": (f"{_FOLDER}.bench_engine", "The engine against a bare loop over the same step."),
+    "pool": (f"{_FOLDER}.bench_pool", "The memory pool's calls, index and tiers."),
     "model": (f"{_FOLDER}.bench_model", "A whole model against the device's bounds, and peers."),
 }
 COMING = {  # command -> what brings it
-    "pool": "the MemPool issue",
     "transfer": "the MemPool issue",
     "kernels": "the kernels issue",
     "route": "the scheduler issue",
@@ -47,4 +47,4 @@ _LATER = {name: ("", f"Not there yet: comes with {by}.") for name, by in COMING.
 
 @click.group(cls=_Group, table=COMMANDS | _LATER)
 def command() -> None:
-    """Measure a server, the engine, a model."""
+    """Measure a server, the engine, a model, the pool."""

@@ -1,7 +1,9 @@
 """What bench commands have in common: lists of numbers, progress, reports on disk."""
 
 import contextlib
+import importlib
 import pathlib
+import types
 from collections.abc import Callable, Iterator
 
 import click
@@ -66,3 +68,17 @@ def check_folders(json_path: str | None, plot_path: str | None) -> None:
     for option, path in (("--json", json_path), ("--plot", plot_path)):
         if path and path != "-" and not pathlib.Path(path).parent.is_dir():
             raise ConfigError(f"{option}: got {path!r}, allowed: a file in a folder that exists")
+
+
+def load_plot(module: str) -> types.ModuleType:
+    """Returns a module that draws, imported now: plots are an extra.
+
+    Raises:
+      ConfigError: matplotlib is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("matplotlib"):
+            raise
+        raise ConfigError("--plot: matplotlib is not installed: pip install .[plot]") from None

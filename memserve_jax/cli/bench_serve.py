@@ -1,8 +1,6 @@
 """`memserve bench serve`: load a server and time its answers. Never loads jax."""
 
 import dataclasses
-import importlib
-import types
 from typing import Any
 
 import click
@@ -12,8 +10,8 @@ from memserve_jax.bench import report, serve
 from memserve_jax.bench.lengths import ALLOWED
 from memserve_jax.bench.load import LoadResult
 from memserve_jax.bench.metrics import RequestRecord, Summary, summarize
-from memserve_jax.cli.bench_options import check_folders, progress_bar, write_json
-from memserve_jax.core.errors import ConfigError, MemServeError
+from memserve_jax.cli.bench_options import check_folders, load_plot, progress_bar, write_json
+from memserve_jax.core.errors import MemServeError
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(serve.ServeOptions)}
 _POSITIVE = click.IntRange(min=1)
@@ -82,7 +80,7 @@ def command(json_path: str | None, plot_path: str | None, **values: Any) -> None
     With --rate a session's turns still wait for the answer before them; sessions arrive so that
     requests come at the rate. Latencies are the client's own; exits 1 if no request succeeds.
     """
-    plot = _load_plot() if plot_path else None
+    plot = load_plot("memserve_jax.bench.plot") if plot_path else None
     check_folders(json_path, plot_path)
     options = serve.ServeOptions(**values)
     workload = serve.build_workload(options)
@@ -126,12 +124,3 @@ def _show(summary: Summary, result: LoadResult, *, to_stderr: bool) -> None:
         console.print(f"{failed.request_id}: {failed.status}: {failed.error}", markup=False)
     for warning in result.warnings():
         click.echo(f"warning: {warning}", err=True)
-
-
-def _load_plot() -> types.ModuleType:
-    try:
-        return importlib.import_module("memserve_jax.bench.plot")
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("matplotlib"):
-            raise
-        raise ConfigError("--plot: matplotlib is not installed: pip install .[plot]") from None

@@ -19,6 +19,7 @@ from memserve_jax.serving.answers import first_token_to_message, prefill_done_to
 from memserve_jax.serving.instance import Instance
 from memserve_jax.serving.peers import Context, answered_errors
 from memserve_jax.serving.pool_channel import (
+    announcement_from_message,
     answer_to_message,
     fetch_from_message,
     reserve_from_message,
@@ -140,6 +141,21 @@ class InstanceServicer(InstanceServiceServicer):
         """Gives a reservation back; an unknown one is no error."""
         self._abort(TransferId(request.transfer_id), request.reason)
         return pb.AbortReply()
+
+    async def Announce(
+        self,
+        request: pb.AnnounceRequest,
+        context: Context,
+    ) -> pb.AnnounceReply:
+        """Answers when the bytes of a part have been delivered here."""
+        async with answered_errors(context):
+            outcome: asyncio.Future[MemServeError | None]
+            outcome = asyncio.get_running_loop().create_future()
+            self._parts.pool.announced(announcement_from_message(request), _resolver(outcome))
+            error = await outcome
+            if error is not None:
+                raise error
+        return pb.AnnounceReply()
 
     async def Fetch(
         self,

@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 from memserve_jax.core.errors import TransferFailedError
 from memserve_jax.core.types import BlockId, InstanceId, Tier, TransferId
+from memserve_jax.mempool.announce import Announcement
 from memserve_jax.mempool.control import FetchAnswer, FetchCall, ReserveAnswer, ReserveCall
+from memserve_jax.mempool.part import Part
 from memserve_jax.mempool.transport import Endpoint
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.serving.peers import Peers, peer_errors
@@ -115,10 +117,50 @@ def fetch_from_message(message: pb.FetchRequest) -> FetchCall:
     )
 
 
-class GrpcPeerChannel:
-    """`PeerChannel`: each call is one gRPC call with a deadline.
+def announcement_to_message(announcement: Announcement) -> pb.AnnounceRequest:
+    """Returns `announcement` for the wire."""
+    part = announcement.part
+    return pb.AnnounceRequest(
+        transfer_id=announcement.transfer_id,
+        transport=announcement.transport,
+        part=pb.Part(
+            first_block=part.first_block,
+            num_blocks=part.num_blocks,
+            first_layer=part.first_layer,
+            num_layers=part.num_layers,
+            first_side=part.first_side,
+            num_sides=part.num_sides,
+        ),
+        address=announcement.address,
+        number=announcement.number,
+        detail=announcement.detail,
+    )
 
-    Called on the pool's thread; its futures are resolved in the asyncio loop's.
+
+def announcement_from_message(message: pb.AnnounceRequest) -> Announcement:
+    """Returns the announcement in `message`."""
+    part = message.part
+    return Announcement(
+        transfer_id=TransferId(message.transfer_id),
+        transport=message.transport,
+        part=Part(
+            part.first_block,
+            part.num_blocks,
+            part.first_layer,
+            part.num_layers,
+            part.first_side,
+            part.num_sides,
+        ),
+        address=message.address,
+        number=message.number,
+        detail=message.detail,
+    )
+
+
+class GrpcPeerChannel:
+    """`PeerChannel` and `Announcer`: each call is one gRPC call with a deadline.
+
+    Called on the pool's and its transports' threads; futures are resolved in the asyncio loop's.
     """
 
     def __init__(self, peers: Peers, asyncio_loop: asyncio.AbstractEventLoop):
@@ -146,6 +188,12 @@ class GrpcPeerChannel:
     ) -> "Future[FetchAnswer]":
         """Asks `owner` to send historical KV here. Cancelling the future ends the call."""
         return self._start(self._fetch(owner, call, timeout_s))
+
+    def announce(
+        self, to: InstanceId, announcement: Announcement, *, timeout_s: float
+    ) -> "Future[None]":
+        """See `Announcer.announce`."""
+        return self._start(self._announce(to, announcement, timeout_s))
 
     def _start(self, work: Coroutine[Any, Any, _T]) -> "Future[_T]":
         try:
@@ -177,3 +225,8 @@ class GrpcPeerChannel:
         message = pb.AbortRequest(transfer_id=transfer_id, reason=reason)
         with peer_errors(to):
             await self._peers.stub(to).Abort(message, timeout=ABORT_TIMEOUT_S)
+
+    async def _announce(self, to: InstanceId, announcement: Announcement, timeout_s: float) -> None:
+        message = announcement_to_message(announcement)
+        with peer_errors(to):
+            await self._peers.stub(to).Announce(message, timeout=timeout_s)

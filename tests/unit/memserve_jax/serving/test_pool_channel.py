@@ -1,9 +1,13 @@
 """MemPool's control channel: its words on the wire."""
 
 from memserve_jax.core.types import BlockId, InstanceId, Tier, TransferId
+from memserve_jax.mempool.announce import Announcement
 from memserve_jax.mempool.control import ReserveAnswer, ReserveCall
+from memserve_jax.mempool.part import Part
 from memserve_jax.mempool.transport import Endpoint
 from memserve_jax.serving.pool_channel import (
+    announcement_from_message,
+    announcement_to_message,
     answer_from_message,
     answer_to_message,
     reserve_from_message,
@@ -58,3 +62,15 @@ def test_answers_survive_the_wire():
     no = ReserveAnswer(accepted=False, refused_because="no memory", receiver_epoch=9)
     assert answer_from_message(answer_to_message(yes)) == yes
     assert answer_from_message(answer_to_message(no)) == no
+
+
+def test_announcements_survive_the_wire():
+    announcement = Announcement(
+        transfer_id=TransferId("p0@3/9"),
+        transport="jax_transfer",
+        part=Part(1, 2, 3, 1, 1, 1),
+        address="127.0.0.1:9",
+        number=2**62,
+        detail=b"\x00\xff",
+    )
+    assert announcement_from_message(announcement_to_message(announcement)) == announcement

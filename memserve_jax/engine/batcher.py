@@ -1,7 +1,8 @@
 """Which rows compute how many tokens in the next step, and who gives way when memory is short.
 
 Rows that decode go first, then prompts under way, then waiting requests, each by priority and
-arrival. Nobody overtakes a request that waits for memory, so nobody starves.
+arrival. Nobody overtakes a request that waits for memory, so nobody starves; a request whose hits
+are still on their way from other tiers is passed over until they are here, for a limited time.
 """
 
 import bisect
@@ -15,6 +16,10 @@ from memserve_jax.engine.sequence import Phase, Sequence
 @runtime_checkable
 class Memory(Protocol):
     """Where sequences get their blocks."""
+
+    def is_ready(self, sequence: Sequence) -> bool:
+        """Whether a waiting sequence may start: not while what it will find is on its way."""
+        ...
 
     def acquire(self, sequence: Sequence) -> bool:
         """Leases what a waiting sequence needs to start; False and unchanged if too little."""
@@ -122,6 +127,8 @@ class Batcher:
             if not budget or not self._free_rows:
                 break
             if memory_is_short and not sequence.lease:
+                continue
+            if not sequence.lease and not self._memory.is_ready(sequence):
                 continue
             if not self._memory.acquire(sequence):
                 memory_is_short = True

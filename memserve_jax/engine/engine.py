@@ -25,6 +25,7 @@ from memserve_jax.engine.inputs import RowTable
 from memserve_jax.engine.intake import Intake, Limits, context_limit
 from memserve_jax.engine.memory import SequenceMemory
 from memserve_jax.engine.pipeline import NewToken, Pipeline
+from memserve_jax.engine.preload import Preload
 from memserve_jax.engine.reports import ended, grown, handed_over, moved
 from memserve_jax.engine.runner import Progress, Runner, make_grouping
 from memserve_jax.engine.send_back import SendBacks
@@ -74,10 +75,13 @@ class Engine:
         mempool = mempool or MemPoolSection()
         self._switch = ModeSwitch(mempool)
         self._intake = Intake(limits=limits, card=card, tokenizer=tokenizer, clock=clock)
+        caches = caching.decode_caches if role is Role.DECODE else caching.prefill_caches
+        self._preload = Preload(pool, caches=caches, timeout_s=mempool.prefetch_timeout_s)
         self._memory = SequenceMemory(
             pool,
+            self._preload,
             block_size_tokens=size,
-            caches=caching.decode_caches if role is Role.DECODE else caching.prefill_caches,
+            caches=caches,
             swaps=config.preemption == "swap",
         )
         self._batcher = Batcher(
@@ -198,6 +202,7 @@ class Engine:
         self._counters.requests += 1
         if duty is not Duty.DECODE:
             self._counters.prompt_tokens += sequence.num_prompt
+            self._preload.begin(sequence)
         return sequence
 
     # a step -----------------------------------------------------------------------------
@@ -233,7 +238,7 @@ class Engine:
         arrivals = self._pool.poll()
         for arrival in arrivals:
             self._take_arrival(arrival)
-        if arrivals or self._pool.num_available != num_available:
+        if self._preload.settle() or arrivals or self._pool.num_available != num_available:
             self._is_stalled = False
 
     def _make_room(self) -> None:

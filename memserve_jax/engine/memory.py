@@ -2,6 +2,7 @@
 
 from memserve_jax.core.errors import OutOfBlocksError
 from memserve_jax.core.types import Tier
+from memserve_jax.engine.preload import Preload
 from memserve_jax.engine.sequence import Sequence
 from memserve_jax.mempool.lease import Lease
 from memserve_jax.mempool.pool import MemPool
@@ -14,8 +15,17 @@ class SequenceMemory:
     goes back into it. Where it does not, blocks are only allocated and freed.
     """
 
-    def __init__(self, pool: MemPool, *, block_size_tokens: int, caches: bool, swaps: bool):
+    def __init__(
+        self,
+        pool: MemPool,
+        preload: Preload,
+        *,
+        block_size_tokens: int,
+        caches: bool,
+        swaps: bool,
+    ):
         self._pool = pool
+        self._preload = preload
         self._block_size_tokens = block_size_tokens
         self._caches = caches
         self._swaps = swaps
@@ -25,11 +35,16 @@ class SequenceMemory:
         """Blocks that `num_tokens` tokens need."""
         return -(-num_tokens // self._block_size_tokens)
 
+    def is_ready(self, sequence: Sequence) -> bool:
+        """Whether nothing of what a waiting sequence will find here is on its way any more."""
+        return self._preload.ready(sequence)
+
     def acquire(self, sequence: Sequence) -> bool:
         """Leases blocks for all tokens so far and the next one's KV, if one will follow.
 
         What the index holds of a sequence without blocks is taken from there, HOST blocks
-        swapped in, and counts as computed.
+        swapped in, and counts as computed. What is on DISK by now is computed again: files are
+        not waited for here.
 
         Returns:
           Whether there were enough; if not, the sequence is as before.
@@ -51,7 +66,8 @@ class SequenceMemory:
             self._pool.insert(token_ids, sequence.lease, salt=sequence.request.cache_salt)
 
     def release(self, sequence: Sequence) -> None:
-        """Gives the blocks back, and forgets what was computed in them."""
+        """Gives the blocks back, and forgets what was computed in them, or is on its way."""
+        self._preload.cancel(sequence)
         if sequence.lease is not None:
             self._pool.free_mem(sequence.lease)
         sequence.lease = None
@@ -60,7 +76,7 @@ class SequenceMemory:
     def preempt(self, sequence: Sequence) -> None:
         """Takes a sequence's blocks. Where this caches, whole ones stay as history meanwhile.
 
-        With `swaps` as many historical blocks leave for HOST, so that resuming can swap in.
+        With `swaps` as many historical blocks leave HBM, so that resuming can bring them back.
         """
         num_whole = len(sequence.history) // self._block_size_tokens
         self.remember(sequence, sequence.history)
@@ -74,7 +90,7 @@ class SequenceMemory:
                 return False
             return self._hold(sequence, self._pool.alloc_mem(wanted), 0)
         salt = sequence.request.cache_salt
-        lease = self._pool.match(sequence.token_ids, salt=salt)
+        lease = self._pool.match(sequence.token_ids, salt=salt, on_disk=False)
         num_in_hbm = sum(address.tier is Tier.HBM for address in lease.blocks)
         num_cached = len(lease) * self._block_size_tokens
         if self._pool.num_available < wanted - num_in_hbm:

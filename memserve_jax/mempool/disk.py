@@ -210,9 +210,9 @@ class DiskTier:
                 num_blocks += 1
         return num_blocks
 
-    def is_followed(self, name: bytes) -> bool:
-        """Whether DISK holds a block that follows the one called `name`."""
-        return name in self._after
+    def is_followed(self, name: bytes, *, but_by: bytes) -> bool:
+        """Whether DISK holds a block that follows the one called `name`, and is not `but_by`."""
+        return bool(self._after.get(name, set()) - {but_by})
 
     # reading ----------------------------------------------------------------------------
 

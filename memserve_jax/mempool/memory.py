@@ -7,12 +7,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from memserve_jax.core.block_keys import BlockKeys, block_keys
-from memserve_jax.core.errors import OutOfBlocksError
 from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import BlockAddress, BlockId, InstanceId, Tier
 from memserve_jax.mempool.allocator import BlockAllocator
 from memserve_jax.mempool.counters import PoolCounters, PoolStatus, TierStatus
 from memserve_jax.mempool.disk import DiskTier
+from memserve_jax.mempool.disk_delete import DiskDelete
 from memserve_jax.mempool.host_tier import make_host_store
 from memserve_jax.mempool.index import PrefixIndex, PrefixNode
 from memserve_jax.mempool.lease import Lease, LeaseBook
@@ -164,13 +164,10 @@ class LocalMemory:
             raise ValueError(f"lease: got {len(lease)} blocks, allowed: at least {len(keys)}")
         if not keys:
             return 0
-        held = lease.blocks[: len(keys)]
-        tier = held[0].tier
-        if any(address.tier is not tier for address in held):
-            raise ValueError("the lease holds blocks of several tiers: swap it in first")
+        tier, blocks = lease.leading(len(keys))
         if tier is Tier.DISK:
             raise ValueError("the lease holds DISK blocks: swap it in first")
-        added = self.index.add(tier, salt, keys, [address.block for address in held])
+        added = self.index.add(tier, salt, keys, blocks)
         if added.kept:
             addresses = self._addresses[tier]
             self.book.anchor(lease, [addresses[block] for block in added.kept])
@@ -199,38 +196,12 @@ class LocalMemory:
         path = self.index.find(salt, keys)
         return len(path), self._lease_path([], self._find_on_disk(salt, keys, path))
 
-    def take_in(
-        self,
-        token_ids: Sequence[int],
-        salt: str,
-        num_before: int,
-        contents: Sequence[np.ndarray],
-    ) -> int:
-        """Puts blocks that were read from DISK behind the prefix that they follow.
-
-        Into HBM, or into HOST where HBM is short.
-
-        Args:
-          token_ids: At least those whose KV the blocks, and those before, hold.
-          salt: Of the prompt.
-          num_before: Blocks before the first of `contents`.
-          contents: The blocks' bytes, `[L, 2, K, S, H]` each.
-
-        Returns:
-          Blocks newly indexed; 0 where there is no room, or the prefix has gone.
-        """
-        keys = self._keys(token_ids, num_before + len(contents))
-        with self._lease_path(self.index.find(salt, keys.first(num_before)), []) as prefix:
-            if len(prefix) < num_before:
-                return 0
-            try:
-                self._swapper.swap_in(prefix)
-                room = self.alloc(len(contents), Tier.HBM)
-            except OutOfBlocksError:
-                return self._take_in_to_host(salt, keys, contents)
-            with room:
-                self._swapper.fill(room.block_ids, contents)
-                return self.index.extend(Tier.HBM, salt, keys, room.block_ids)
+    def fill(self, tier: Tier, blocks: Sequence[BlockId], contents: Sequence[np.ndarray]) -> None:
+        """Puts bytes `[L, 2, K, S, H]` each, in host memory, into leased blocks of a tier."""
+        if tier is Tier.HBM:
+            self._swapper.fill(blocks, contents)
+        else:
+            self._swapper.fill_host(blocks, contents)
 
     def peek(
         self, token_ids: Sequence[int], salt: str, *, max_blocks: int, on_disk: bool = False
@@ -259,12 +230,17 @@ class LocalMemory:
     def delete(self, token_ids: Sequence[int], salt: str) -> int:
         """See `MemPool.delete`."""
         keys = block_keys(token_ids, self.layout.block_size_tokens)
-        num_pinned = self.pins.num_shared(salt, keys)
-        if num_pinned == len(keys):
+        num_kept = self.pins.num_shared(salt, keys)
+        if num_kept == len(keys):
             return 0
-        num_blocks = self._delete_on_disk(salt, keys)
-        num_blocks += self.index.delete(salt, keys, keep=num_pinned)
-        num_blocks += self._prune_on_disk(salt, keys, num_pinned)
+        if self.disk is None:
+            num_blocks = self.index.delete(salt, keys, keep=num_kept)
+        else:
+            on_disk = DiskDelete(self.disk, self.index, salt, keys)
+            num_blocks = on_disk.below()
+            num_kept = max(num_kept, on_disk.num_shared)
+            num_blocks += self.index.delete(salt, keys, keep=num_kept)
+            num_blocks += on_disk.above(num_kept)
         if num_blocks:
             self.released()
         return num_blocks
@@ -321,7 +297,7 @@ class LocalMemory:
         return self.host.rows(ids)
 
     def land(self, tier: Tier, part: Part, payload: Payload, blocks: Sequence[BlockId]) -> None:
-        """Puts a part that has arrived into the blocks of `tier` it is for; HOST takes whole ones."""
+        """Puts a part that has arrived into the `tier` blocks it is for; HOST takes whole ones."""
         if tier is Tier.HBM:
             assert isinstance(payload, jax.Array), "HBM takes what lies on its mesh"
             self.pages.scatter(
@@ -345,28 +321,6 @@ class LocalMemory:
     def _keys(self, token_ids: Sequence[int], max_blocks: int) -> BlockKeys:
         return block_keys(token_ids, self.layout.block_size_tokens, max_blocks=max_blocks)
 
-    def _delete_on_disk(self, salt: str, keys: BlockKeys) -> int:
-        """Deletes a prompt's last block and what follows it, while the index still holds it."""
-        if self.disk is None or not keys:
-            return 0
-        doomed = {self.disk.names(salt, keys)[-1].name}
-        path = self.index.peek(salt, keys)
-        if len(path) == len(keys):  # what follows on DISK may follow what follows in memory
-            doomed |= {self.disk.name_of(node).name for node in path[-1].below()}
-        return self.disk.delete(doomed)
-
-    def _prune_on_disk(self, salt: str, keys: BlockKeys, num_kept: int) -> int:
-        """Deletes what comes before a deleted block, from its end, as far as nothing follows it."""
-        if self.disk is None:
-            return 0
-        num_blocks = 0
-        num_kept = max(num_kept, len(self.index.peek(salt, keys)))
-        for block in reversed(self.disk.names(salt, keys)[num_kept:-1]):
-            if self.disk.is_followed(block.name):
-                break
-            num_blocks += self.disk.delete([block.name])
-        return num_blocks
-
     def _find_on_disk(
         self, salt: str, keys: BlockKeys, path: Sequence[PrefixNode]
     ) -> list[BlockId]:
@@ -376,23 +330,13 @@ class LocalMemory:
         self.disk.touch(places)
         return places
 
-    def _take_in_to_host(self, salt: str, keys: BlockKeys, contents: Sequence[np.ndarray]) -> int:
-        if self.host is None:
-            return 0
-        try:
-            room = self.alloc(len(contents), Tier.HOST)
-        except OutOfBlocksError:
-            return 0
-        with room:
-            blocks = [address.block for address in room.blocks]
-            self._swapper.fill_host(blocks, contents)
-            return self.index.extend(Tier.HOST, salt, keys, blocks)
-
     def _became_idle(self, tier: Tier, blocks: list[BlockId]) -> None:
         if tier is not Tier.DISK:  # which looks for idle blocks when it needs one
             self.index.became_idle(tier, blocks)
 
     def _lease_path(self, path: Sequence[PrefixNode], places: Sequence[BlockId]) -> Lease:
+        if not places and (not path or path[-1].value.hbm is not None):  # all of it is in HBM
+            return self._lease_hbm(path)
         blocks: list[BlockAddress] = []
         hbm: list[BlockId] = []
         host: list[BlockId] = []
@@ -412,3 +356,11 @@ class LocalMemory:
             self._allocators[Tier.DISK].share(places)
             blocks += [BlockAddress(self.instance, self.epoch, Tier.DISK, p) for p in places]
         return self.book.open(blocks, len(blocks) * self.layout.block_size_tokens)
+
+    def _lease_hbm(self, path: Sequence[PrefixNode]) -> Lease:
+        hbm = [block for node in path if (block := node.value.hbm) is not None]
+        assert len(hbm) == len(path), "a node in HBM after one that is not"
+        self._allocators[Tier.HBM].share(hbm)
+        addresses = self._addresses[Tier.HBM]
+        num_tokens = len(path) * self.layout.block_size_tokens
+        return self.book.open([addresses[block] for block in hbm], num_tokens)

@@ -8,6 +8,9 @@ import functools
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+
+from memserve_jax.core.block_keys import block_keys
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.errors import OutOfBlocksError
 from memserve_jax.core.types import Tier
@@ -162,14 +165,40 @@ class Prefetcher:
         contents = memory.disk.took(reading)
         num_new = 0
         if contents:
-            num_new = memory.take_in(
-                prefetch._token_ids, prefetch.salt, prefetch.num_before, contents
-            )
+            num_new = self._take_in(prefetch, contents)
         prefetch.num_before += len(contents)
         self._moved(prefetch, num_new)
         is_whole = len(contents) == len(reading.names)
         if not (is_whole and self._is_in_memory(prefetch)):
             prefetch.cancel()
+
+    def _take_in(self, prefetch: Prefetch, contents: Sequence[np.ndarray]) -> int:
+        """Puts blocks behind the prefix that they follow: into HBM, or HOST where HBM is short.
+
+        Returns:
+          Blocks newly indexed; 0 where there is no room, or the prefix has gone.
+        """
+        memory, num_before = self._memory, prefetch.num_before
+        token_ids, salt = prefetch._token_ids, prefetch.salt
+        keys = block_keys(
+            token_ids, memory.layout.block_size_tokens, max_blocks=num_before + len(contents)
+        )
+        with memory.match(token_ids, salt, max_blocks=num_before) as prefix:
+            if len(prefix) < num_before:
+                return 0
+            tier = Tier.HBM
+            try:
+                memory.swap_in(prefix)
+                room = memory.alloc(len(contents), tier)
+            except OutOfBlocksError:
+                tier = Tier.HOST
+                if memory.available(tier) < len(contents):
+                    return 0
+                room = memory.alloc(len(contents), tier)
+            with room:
+                blocks = [address.block for address in room.blocks]
+                memory.fill(tier, blocks, contents)
+                return memory.index.extend(tier, salt, keys, blocks)
 
     def _is_in_memory(self, prefetch: Prefetch) -> bool:
         """Whether all blocks before the next reading are in memory, so that it can follow them."""

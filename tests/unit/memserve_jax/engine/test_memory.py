@@ -3,6 +3,7 @@ import pytest
 from memserve_jax.core.clock import ManualClock
 from memserve_jax.core.types import InstanceId
 from memserve_jax.engine.memory import SequenceMemory
+from memserve_jax.engine.preload import Preload
 from memserve_jax.engine.sequence import Duty, Phase
 from memserve_jax.mempool.pool import MemPool
 from tests.helpers.engines import bundle_on
@@ -20,7 +21,8 @@ def memory_of(num_blocks=8, *, host_blocks=0, caches=True, swaps=False):
         host_blocks=host_blocks,
         clock=ManualClock(),
     )
-    memory = SequenceMemory(pool, block_size_tokens=8, caches=caches, swaps=swaps)
+    preload = Preload(pool, caches=caches, timeout_s=1.0)
+    memory = SequenceMemory(pool, preload, block_size_tokens=8, caches=caches, swaps=swaps)
     return memory, pool
 
 

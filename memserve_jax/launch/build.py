@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 
 from memserve_jax.core.clock import Clock
-from memserve_jax.core.config import Config
+from memserve_jax.core.config import Config, MemPoolSection
 from memserve_jax.core.embedded import embedded_model_path
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.kv_layout import KVLayout
@@ -22,9 +22,11 @@ from memserve_jax.engine.intake import context_limit
 from memserve_jax.launch.devices import acquire_devices
 from memserve_jax.launch.links import NO_LINKS, Links
 from memserve_jax.launch.topology import ClusterPlan, InstancePlan
+from memserve_jax.mempool.disk import DiskOptions
 from memserve_jax.mempool.pool import MemPool
 from memserve_jax.model.bundle import ModelBundle
 from memserve_jax.model.config import read_model_config
+from memserve_jax.model.fingerprint import fingerprint
 from memserve_jax.model.loader import load_model
 from memserve_jax.parallel.mesh import make_mesh
 from memserve_jax.serving.engine_parts import EngineParts, Identity
@@ -86,8 +88,7 @@ def use_compile_cache(config: Config) -> None:
     if folder == "" or (folder is None and jax.config.jax_compilation_cache_dir):
         return
     if folder is None:
-        user = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        folder = str(pathlib.Path(user) / "memserve-jax" / "compiled")
+        folder = str(_user_cache() / "compiled")
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", COMPILE_SECONDS_WORTH_KEEPING)
@@ -200,18 +201,46 @@ def _build_pool(
     recipe: Recipe, identity: Identity, bundle: ModelBundle, links: Links, *, num_sharing: int
 ) -> MemPool:
     layout = bundle.config.layout(identity.block_size_tokens, bundle.dtype)
+    hbm_blocks = pool_blocks(recipe, layout, bundle, num_sharing=num_sharing)
     return MemPool(
         instance=identity.instance,
         epoch=identity.epoch,
         layout=layout,
         mesh=bundle.mesh,
-        hbm_blocks=pool_blocks(recipe, layout, bundle, num_sharing=num_sharing),
+        hbm_blocks=hbm_blocks,
         host_blocks=int(recipe.config.mempool.host_gb * 2**30) // layout.block_bytes,
+        disk=_disk_options(recipe.config.mempool, identity, bundle),
+        max_pinned_blocks=_max_pinned_blocks(recipe, layout, hbm_blocks),
         channel=links.channel,
         transports=links.transports,
         clock=recipe.clock,
         kernels=recipe.kernels,
     )
+
+
+def _disk_options(
+    mempool: MemPoolSection, identity: Identity, bundle: ModelBundle
+) -> DiskOptions | None:
+    if not mempool.disk_gb:
+        return None
+    folder = _user_cache() / "kv" if mempool.disk_path is None else pathlib.Path(mempool.disk_path)
+    return DiskOptions(
+        folder=folder / identity.instance,
+        num_bytes=int(mempool.disk_gb * 2**30),
+        model=fingerprint(bundle),
+    )
+
+
+def _max_pinned_blocks(recipe: Recipe, layout: KVLayout, hbm_blocks: int) -> int:
+    """Returns how much pins may keep: the longest request must fit beside them."""
+    context_tokens = context_limit(recipe.config.engine, recipe.card)
+    room = hbm_blocks - layout.blocks_for(context_tokens)
+    return max(0, min(int(recipe.config.mempool.pin_fraction * hbm_blocks), room))
+
+
+def _user_cache() -> pathlib.Path:
+    user = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(user) / "memserve-jax"
 
 
 def pool_blocks(recipe: Recipe, layout: KVLayout, bundle: ModelBundle, *, num_sharing: int) -> int:

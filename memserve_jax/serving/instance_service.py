@@ -181,6 +181,19 @@ class InstanceServicer(InstanceServiceServicer):
             return pb.FetchReply(num_blocks=answer.num_blocks, num_bytes=answer.num_bytes)
         raise AssertionError("answered above")
 
+    async def Pin(
+        self,
+        request: pb.PinRequest,
+        context: Context,
+    ) -> pb.PinReply:
+        """Keeps what is held of a prefix, or lets it go; RESOURCE_EXHAUSTED: it is too much."""
+        async with answered_errors(context):
+            pool, token_ids = self._parts.pool, list(request.token_ids)
+            act = pool.unpin if request.unpin else pool.pin
+            num_blocks = await self._instance.run(lambda: act(token_ids, salt=request.cache_salt))
+            return pb.PinReply(num_blocks=num_blocks)
+        raise AssertionError("answered above")
+
     async def Check(
         self,
         request: pb.CheckRequest,

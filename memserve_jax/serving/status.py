@@ -32,6 +32,7 @@ def status_message(parts: EngineParts, *, state: State, target: str) -> pb.Insta
                 free_blocks=tier.free_blocks,
                 leased_blocks=tier.leased_blocks,
                 indexed_blocks=tier.indexed_blocks,
+                pinned_blocks=tier.pinned_blocks,
             )
             for tier in parts.pool.status.tiers
         ],

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from memserve_jax.core.clock import ManualClock
-from memserve_jax.core.errors import MemServeError
+from memserve_jax.core.errors import MemServeError, OverloadedError
 from memserve_jax.core.model_card import ModelCard
 from memserve_jax.core.tokenizer import Tokenizer
 from memserve_jax.core.types import (
@@ -147,6 +147,16 @@ class FakePool(MemPool):
 
     def abort(self, transfer_id: TransferId, reason: str) -> None:
         self.calls.append(("abort", transfer_id))
+
+    def pin(self, token_ids: Sequence[int], *, salt: str = "") -> int:
+        if len(token_ids) > 2:
+            raise OverloadedError("pin: too much")
+        self.calls.append(("pin", (token_ids, salt)))
+        return len(token_ids)
+
+    def unpin(self, token_ids: Sequence[int], *, salt: str = "") -> int:
+        self.calls.append(("unpin", (token_ids, salt)))
+        return 0
 
     def peers_changed(self, live: object) -> None:
         self.calls.append(("peers_changed", live))

@@ -12,6 +12,7 @@ import pytest
 from memserve_jax.core.clock import ManualClock
 from memserve_jax.core.config import parse_config
 from memserve_jax.core.errors import CheckpointError, ConfigError
+from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import Tier
 from memserve_jax.launch import build
 from memserve_jax.launch.build import (
@@ -113,6 +114,25 @@ def test_the_parts_are_what_was_planned(caplog: pytest.LogCaptureFixture):
     assert "c0: KV capacity 128 tokens (8 blocks of 16)" in caplog.text
     for each in (parts, later):
         each.pool.close()
+
+
+def test_a_disk_tier_lies_in_a_folder_of_the_instances_own(tmp_path: pathlib.Path):
+    mempool = {"hbm_blocks": 8, "disk_gb": 3 * 8192 / 2**30, "disk_path": str(tmp_path)}
+    recipe = recipe_of(mempool=mempool)
+    plan = plan_cluster(recipe.config).instances[0]
+    parts = build_parts(recipe, plan, load_bundles(recipe, [plan])[plan.devices], num_sharing=1)
+    sizes = {tier.tier: tier.num_blocks for tier in parts.pool.status.tiers}
+    assert sizes == {Tier.HBM: 8, Tier.DISK: 2}  # a file is a little more than its block
+    assert [path.name for path in tmp_path.iterdir()] == ["c0"]
+    parts.pool.close()
+
+
+def test_pins_leave_room_for_the_longest_request():
+    recipe = recipe_of(mempool={"hbm_blocks": 8}, engine={"max_context_tokens": 32})
+    layout = KVLayout(
+        num_layers=2, num_kv_heads=2, block_size_tokens=16, head_dim=16, dtype="float32"
+    )
+    assert [build._max_pinned_blocks(recipe, layout, m) for m in (100, 8, 3, 1)] == [25, 2, 0, 0]
 
 
 def test_a_compile_cache_that_is_set_stays():

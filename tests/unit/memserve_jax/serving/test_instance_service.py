@@ -213,6 +213,20 @@ def test_a_first_token_that_ends_the_answer_says_so():
     asyncio.run(run())
 
 
+def test_pins_reach_the_pool_and_too_much_is_refused():
+    async def run():
+        async with served() as d:
+            reply = await d.service.Pin(pb.PinRequest(token_ids=[1, 2], cache_salt="a"))
+            assert reply.num_blocks == 2
+            await d.service.Pin(pb.PinRequest(token_ids=[1, 2], unpin=True))
+            assert d.pool.calls == [("pin", ([1, 2], "a")), ("unpin", ([1, 2], ""))]
+            with pytest.raises(grpc.aio.AioRpcError, match="too much") as refused:
+                await d.service.Pin(pb.PinRequest(token_ids=[1, 2, 3]))
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    asyncio.run(run())
+
+
 def test_check_counts_what_is_held_and_names_what_is_wrong():
     async def run() -> None:
         async with served(Role.DECODE, "d0") as d:

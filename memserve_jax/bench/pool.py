@@ -4,7 +4,10 @@ Figure 9 (the calls), figure 10 (the index by tokens), figure 13 (TTFT by what i
 what the paper does not show: how a match depends on all that is cached.
 """
 
+import contextlib
 import functools
+import pathlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -37,7 +40,7 @@ class PoolBenchOptions:
     prompt_tokens: tuple[int, ...] = (1024, 2048, 4096)  # of figure 13
     ttft_percents: tuple[int, ...] = (20, 50, 80, 100)
     ttft_rounds: int = 3
-    tiers: tuple[Tier, ...] = (Tier.HBM, Tier.HOST)
+    tiers: tuple[Tier, ...] = (Tier.HBM, Tier.HOST, Tier.DISK)
     shape: CheckpointShape = BENCH_SHAPE
     chunk_tokens: int = 512
 
@@ -145,18 +148,21 @@ def _scale(options: PoolBenchOptions, steps: _Steps) -> list[ScaleTime]:
 
 
 def _ttft(options: PoolBenchOptions, steps: _Steps) -> tuple[list[TtftTime], int]:
-    bench = TtftBench(
-        shape=options.shape,
-        most_tokens=max(options.prompt_tokens),
-        chunk_tokens=options.chunk_tokens,
-    )
     found: list[TtftTime] = []
-    for prompt_tokens in options.prompt_tokens:
-        found += bench.measure(
-            prompt_tokens,
-            options.tiers,
-            options.ttft_percents,
-            options.ttft_rounds,
-            told=functools.partial(steps.done, f"prompts of {prompt_tokens} tokens"),
+    with tempfile.TemporaryDirectory(prefix="memserve-bench-") as folder:
+        bench = TtftBench(
+            shape=options.shape,
+            most_tokens=max(options.prompt_tokens),
+            chunk_tokens=options.chunk_tokens,
+            folder=pathlib.Path(folder),
         )
+        with contextlib.closing(bench):
+            for prompt_tokens in options.prompt_tokens:
+                found += bench.measure(
+                    prompt_tokens,
+                    options.tiers,
+                    options.ttft_percents,
+                    options.ttft_rounds,
+                    told=functools.partial(steps.done, f"prompts of {prompt_tokens} tokens"),
+                )
     return found, bench.num_parameters

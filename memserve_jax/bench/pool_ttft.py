@@ -2,10 +2,13 @@
 
 One engine serves one request at a time. A base prompt is kept in the tier asked for; a measured
 prompt begins with part of it and goes on with tokens nobody has seen. Every round has a cold
-prompt of its own, and shares are of that one, because machines have moods.
+prompt of its own, and shares are of that one, because machines have moods. Files of the DISK
+tier were written shortly before, so that they come out of the system's page cache.
 """
 
+import pathlib
 import statistics
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +17,7 @@ import numpy as np
 
 from memserve_jax.bench import pool_paper
 from memserve_jax.core.clock import SystemClock
-from memserve_jax.core.config import EngineSection
+from memserve_jax.core.config import EngineSection, MemPoolSection
 from memserve_jax.core.embedded import CheckpointShape, cached_checkpoint
 from memserve_jax.core.model_card import load_card
 from memserve_jax.core.tokenizer import load_tokenizer
@@ -31,11 +34,14 @@ from memserve_jax.engine.engine import Engine
 from memserve_jax.engine.events import Tokens
 from memserve_jax.engine.inputs import Column
 from memserve_jax.engine.steps import Steps
+from memserve_jax.mempool.disk import DiskOptions
 from memserve_jax.mempool.pool import MemPool
 from memserve_jax.model.loader import load_model
 from memserve_jax.parallel.mesh import make_mesh
 
 BLOCK_SIZE_TOKENS = 16
+_TIMEOUT_S = 120.0  # of what the disk does
+_NAP_S = 0.05  # at most, while the engine can only wait
 _SAMPLING = SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=1)
 
 
@@ -55,13 +61,16 @@ class TtftTime:
 class TtftBench:
     """A colocated engine over a pool whose prompts are placed by hand."""
 
-    def __init__(self, *, shape: CheckpointShape, most_tokens: int, chunk_tokens: int):
+    def __init__(
+        self, *, shape: CheckpointShape, most_tokens: int, chunk_tokens: int, folder: pathlib.Path
+    ):
         """Loads random weights.
 
         Args:
           shape: Of the model; prefill must cost more than the copies between tiers.
           most_tokens: Of the longest prompt.
           chunk_tokens: Of a prefill step.
+          folder: Of the DISK tier; what is in it must be of this bench.
         """
         path = cached_checkpoint(shape, seed=0)
         mesh = make_mesh(jax.devices()[:1], 1)
@@ -71,15 +80,24 @@ class TtftBench:
         num_blocks = most_tokens // BLOCK_SIZE_TOKENS + 1
         clock = SystemClock()
         self._clock = clock
+        layout = bundle.config.layout(BLOCK_SIZE_TOKENS, "float32")
+        self._host_blocks = 2 * num_blocks
+        self._on_disk: tuple[int, ...] = ()  # the base prompt that has files
+        self._num_files = 0  # written for all base prompts so far, or soon
         self._pool = MemPool(
             instance=InstanceId("bench"),
             epoch=1,
-            layout=bundle.config.layout(BLOCK_SIZE_TOKENS, "float32"),
+            layout=layout,
             mesh=mesh,
             hbm_blocks=2 * num_blocks + 2,
-            host_blocks=2 * num_blocks,
+            host_blocks=self._host_blocks,
+            disk=DiskOptions(
+                folder=folder, num_bytes=8 * num_blocks * layout.block_bytes, model="bench"
+            ),
             clock=clock,
         )
+        self._woken = threading.Event()
+        self._pool.wake = self._woken.set
         self._engine = Engine(
             instance=InstanceId("bench"),
             role=Role.COLOCATED,
@@ -94,10 +112,15 @@ class TtftBench:
             card=load_card(path),
             tokenizer=load_tokenizer(path),
             clock=clock,
+            mempool=MemPoolSection(prefetch_timeout_s=_TIMEOUT_S),
             steps=Steps(bundle, num_rows=1, line_width=Column.TABLE + num_blocks),
         )
         self._random = np.random.default_rng(0)
         self._num_requests = 0
+
+    def close(self) -> None:
+        """Ends what the pool does on DISK."""
+        self._pool.close()
 
     def measure(
         self,
@@ -157,16 +180,35 @@ class TtftBench:
 
     def _place(self, base: tuple[int, ...], tier: Tier) -> None:
         """Brings the whole base prompt to `tier`, and waits until it is there."""
-        with self._pool.match_whole(base) as lease:
-            assert len(lease) * BLOCK_SIZE_TOKENS == len(base), "the base prompt was evicted"
-            self._pool.swap_in(lease)
-        if tier is Tier.HOST:
-            self._pool.swap_out(len(base) // BLOCK_SIZE_TOKENS)
+        num_blocks = len(base) // BLOCK_SIZE_TOKENS
+        self._bring_to_hbm(base)
+        if tier is not Tier.HBM:
+            self._pool.swap_out(num_blocks)
+        if tier is Tier.DISK:
+            self._pool.alloc_mem(self._host_blocks, Tier.HOST).close()  # evicts all of HOST
+            if self._on_disk != base:  # a block that comes back from DISK keeps its file
+                self._on_disk, self._num_files = base, self._num_files + num_blocks
+            self._await_files()
         jax.block_until_ready(self._pool.pages)
         self._pool.poll()
         with self._pool.match_whole(base) as lease:
             found = {address.tier for address in lease.blocks}
         assert found == {tier}, f"the base prompt is in {sorted(found)}, not in {tier}"
+
+    def _bring_to_hbm(self, base: tuple[int, ...]) -> None:
+        # One token more: a prefetch leaves out what a prefill computes in any case.
+        prefetch = self._pool.prefetch((*base, 0), timeout_s=_TIMEOUT_S)
+        while not prefetch.is_done:
+            self._woken.wait(_NAP_S)
+            self._pool.poll()
+
+    def _await_files(self) -> None:
+        end_s = self._clock.now_s() + _TIMEOUT_S
+        while self._pool.counters.disk_blocks_written < self._num_files:
+            assert not self._pool.counters.disk_blocks_skipped, "DISK did not take a block"
+            assert self._clock.now_s() < end_s, "DISK takes too long"
+            self._woken.wait(_NAP_S)
+            self._pool.poll()
 
     def _serve(self, prompt: tuple[int, ...]) -> tuple[float, int]:
         """Serves one prompt to its first token; returns the seconds and the tokens cached."""
@@ -180,6 +222,7 @@ class TtftBench:
         start_s = self._clock.now_s()
         self._engine.submit(request)
         while True:
+            self._woken.clear()
             for event in self._engine.step():
                 if isinstance(event, Tokens) and event.usage is not None:
                     seconds = self._clock.now_s() - start_s
@@ -187,6 +230,8 @@ class TtftBench:
                         self._engine.step()
                     return seconds, event.usage.cached_tokens
                 assert isinstance(event, Tokens), f"the engine said {event}"
+            if not self._engine.has_work:
+                self._woken.wait(_NAP_S)
 
     def _tokens(self, count: int) -> tuple[int, ...]:
         return tuple(self._random.integers(3, self._vocab_size, count).tolist())

@@ -32,7 +32,7 @@ def test_a_run_measures_all_parts(monkeypatch, tmp_path):
     found = pool.run(small(*pool.PARTS), progress=lambda *how_far: told.append(how_far))
     assert [done for done, _, _ in told] == list(range(1, 8))
     assert {total for _, total, _ in told} == {7}  # 1 + 1 + 2 sizes + 3 rounds
-    assert (len(found.calls), len(found.index), len(found.scale), len(found.ttft)) == (8, 2, 4, 3)
+    assert (len(found.calls), len(found.index), len(found.scale), len(found.ttft)) == (8, 2, 4, 4)
     assert found.ttft_parameters == pytest.approx(90_000, rel=0.3)
     mapping = json.loads(json.dumps(found.to_mapping()))
     assert mapping["ttft"][1]["tier"] == "hbm" and mapping["calls"][0]["call"] == "alloc"

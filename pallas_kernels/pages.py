@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8
 
+Packed = Float[Array, "n L 2 K S H"] | Int8[Array, "n L 2 K S H"]
 Pages = Float[Array, "M K S H"] | Int8[Array, "M K S H"]  # int8 ones come with scales f32[M, K, S]
 
 

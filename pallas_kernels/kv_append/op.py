@@ -1,22 +1,18 @@
 """The public op: picks an implementation, and nothing else."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
-
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.dispatch import INTERPRETER, choose
-from pallas_kernels.kv_append import pallas_tpu, reference, xla
+from pallas_kernels.dispatch import choose, implementations
+from pallas_kernels.kv_append import pallas_gpu, pallas_tpu, reference, xla
 from pallas_kernels.pages import Pages, check_scales
 
-_IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
-    Backend.REFERENCE: reference.kv_append,
-    Backend.XLA: xla.kv_append,
-    Backend.PALLAS: pallas_tpu.kv_append,
-    Backend.INTERPRET: partial(pallas_tpu.kv_append, interpret=INTERPRETER),
-}
+_IMPLEMENTATIONS = implementations(
+    reference=reference.kv_append,
+    xla=xla.kv_append,
+    tpu=pallas_tpu.kv_append,
+    triton=pallas_gpu.kv_append,
+)
 
 
 def kv_append(
@@ -36,9 +32,13 @@ def kv_append(
       backend: The implementation to run; None: the platform's own.
 
     Raises:
-      ValueError: The scales do not fit the pages, or `backend` names the Pallas kernel, which
-        refuses these shapes.
+      ValueError: The scales do not fit the pages, or `backend` names a
+        kernel that refuses these shapes.
     """
     scales = check_scales(k_pages, k_scales, v_scales)
-    chosen = choose("kv_append", backend, pallas_tpu.refusal(k_pages))
+    refusals = {
+        Backend.MOSAIC_TPU: pallas_tpu.refusal(k_pages),
+        Backend.TRITON: pallas_gpu.refusal(k_pages),
+    }
+    chosen = choose("kv_append", backend, refusals)
     return _IMPLEMENTATIONS[chosen](k_pages, v_pages, k, v, slots, **scales)

@@ -1,22 +1,19 @@
 """The public op: picks an implementation, and nothing else."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
-
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Int32
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.dispatch import INTERPRETER, choose
-from pallas_kernels.kv_gather import pallas_tpu, reference, xla
-from pallas_kernels.pages import KVPages, check_packing
+from pallas_kernels.dispatch import choose, implementations
+from pallas_kernels.kv_gather import mosaic_gpu, pallas_gpu, pallas_tpu, reference, xla
+from pallas_kernels.pages import KVPages, Packed, check_packing
 
-_IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
-    Backend.REFERENCE: reference.kv_gather,
-    Backend.XLA: xla.kv_gather,
-    Backend.PALLAS: pallas_tpu.kv_gather,
-    Backend.INTERPRET: partial(pallas_tpu.kv_gather, interpret=INTERPRETER),
-}
+_IMPLEMENTATIONS = implementations(
+    reference=reference.kv_gather,
+    xla=xla.kv_gather,
+    tpu=pallas_tpu.kv_gather,
+    triton=pallas_gpu.kv_gather,
+    mosaic_gpu=mosaic_gpu.kv_gather,
+)
 
 
 def kv_gather(
@@ -26,16 +23,21 @@ def kv_gather(
     replication: int = 1,
     layers: tuple[int, int] | None = None,
     backend: Backend | None = None,
-) -> Float[Array, "n L 2 K S H"]:
+) -> Packed:
     """Packs blocks into one array. See `reference.py`.
 
     Args are those of the reference, and:
       backend: The implementation to run; None: the platform's own.
 
     Raises:
-      ValueError: `replication` or `layers` do not fit the pages, or `backend` names the Pallas
-        kernel, which refuses these shapes.
+      ValueError: `replication` or `layers` do not fit the pages, or `backend` names a
+        kernel that refuses these shapes.
     """
     check_packing(pages, replication, layers)
-    chosen = choose("kv_gather", backend, pallas_tpu.refusal(pages))
+    refusals = {
+        Backend.MOSAIC_TPU: pallas_tpu.refusal(pages),
+        Backend.TRITON: pallas_gpu.refusal(pages),
+        Backend.MOSAIC_GPU: mosaic_gpu.refusal(pages),
+    }
+    chosen = choose("kv_gather", backend, refusals)
     return _IMPLEMENTATIONS[chosen](pages, blocks, replication=replication, layers=layers)

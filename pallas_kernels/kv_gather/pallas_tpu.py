@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Int32
 
-from pallas_kernels.pages import KVPages
+from pallas_kernels.pages import KVPages, Packed
 
 
 def refusal(pages: KVPages) -> str | None:
@@ -68,7 +68,7 @@ def kv_gather(
     replication: int = 1,
     layers: tuple[int, int] | None = None,
     interpret: Any = False,
-) -> Float[Array, "n L 2 K S H"]:
+) -> Packed:
     """See `reference.kv_gather`; this is that, for TPU. `interpret` goes to Pallas."""
     start, stop = layers or (0, len(pages.k))
     num_pages, stored_heads, page_size, head_dim = pages.k[0].shape

@@ -1,9 +1,9 @@
 """Packing pages into one array, defined."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Int32
 
-from pallas_kernels.pages import KVPages
+from pallas_kernels.pages import KVPages, Packed
 
 
 def kv_gather(
@@ -12,7 +12,7 @@ def kv_gather(
     *,
     replication: int = 1,
     layers: tuple[int, int] | None = None,
-) -> Float[Array, "n L 2 K S H"]:
+) -> Packed:
     """Returns the KV of `blocks`, packed: the paper's aggregated block (section 5.2), n times.
 
     Args:

@@ -1,27 +1,24 @@
 """The public op: picks an implementation, and nothing else."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
-
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Int32
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.dispatch import INTERPRETER, choose
-from pallas_kernels.kv_scatter import pallas_tpu, reference, xla
-from pallas_kernels.pages import KVPages, check_packing
+from pallas_kernels.dispatch import choose, implementations
+from pallas_kernels.kv_scatter import mosaic_gpu, pallas_gpu, pallas_tpu, reference, xla
+from pallas_kernels.pages import KVPages, Packed, check_packing
 
-_IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
-    Backend.REFERENCE: reference.kv_scatter,
-    Backend.XLA: xla.kv_scatter,
-    Backend.PALLAS: pallas_tpu.kv_scatter,
-    Backend.INTERPRET: partial(pallas_tpu.kv_scatter, interpret=INTERPRETER),
-}
+_IMPLEMENTATIONS = implementations(
+    reference=reference.kv_scatter,
+    xla=xla.kv_scatter,
+    tpu=pallas_tpu.kv_scatter,
+    triton=pallas_gpu.kv_scatter,
+    mosaic_gpu=mosaic_gpu.kv_scatter,
+)
 
 
 def kv_scatter(
     pages: KVPages,
-    packed: Float[Array, "n L 2 K S H"],
+    packed: Packed,
     blocks: Int32[Array, " n"],
     *,
     replication: int = 1,
@@ -34,9 +31,14 @@ def kv_scatter(
       backend: The implementation to run; None: the platform's own.
 
     Raises:
-      ValueError: `replication` or `layers` do not fit the pages, or `backend` names the Pallas
-        kernel, which refuses these shapes.
+      ValueError: `replication` or `layers` do not fit the pages, or `backend` names a
+        kernel that refuses these shapes.
     """
     check_packing(pages, replication, layers)
-    chosen = choose("kv_scatter", backend, pallas_tpu.refusal(pages))
+    refusals = {
+        Backend.MOSAIC_TPU: pallas_tpu.refusal(pages),
+        Backend.TRITON: pallas_gpu.refusal(pages),
+        Backend.MOSAIC_GPU: mosaic_gpu.refusal(pages),
+    }
+    chosen = choose("kv_scatter", backend, refusals)
     return _IMPLEMENTATIONS[chosen](pages, packed, blocks, replication=replication, layers=layers)

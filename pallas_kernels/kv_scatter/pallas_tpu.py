@@ -6,10 +6,10 @@ from typing import Any
 import jax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Int32
 
 from pallas_kernels.kv_gather.pallas_tpu import refusal
-from pallas_kernels.pages import KVPages
+from pallas_kernels.pages import KVPages, Packed
 
 __all__ = ["kv_scatter", "refusal"]
 
@@ -62,7 +62,7 @@ def _kernel(
 
 def kv_scatter(
     pages: KVPages,
-    packed: Float[Array, "n L 2 K S H"],
+    packed: Packed,
     blocks: Int32[Array, " n"],
     *,
     replication: int = 1,

@@ -1,14 +1,14 @@
 """Unpacking a packed array into pages, defined."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Int32
 
-from pallas_kernels.pages import KVPages
+from pallas_kernels.pages import KVPages, Packed
 
 
 def kv_scatter(
     pages: KVPages,
-    packed: Float[Array, "n L 2 K S H"],
+    packed: Packed,
     blocks: Int32[Array, " n"],
     *,
     replication: int = 1,

@@ -1,22 +1,18 @@
 """The public op: picks an implementation, and nothing else."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
-
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.backend import Backend
-from pallas_kernels.dispatch import INTERPRETER, check_groups, choose
-from pallas_kernels.paged_attention import pallas_tpu, reference, xla
+from pallas_kernels.dispatch import check_groups, choose, implementations
+from pallas_kernels.paged_attention import pallas_gpu, pallas_tpu, reference, xla
 from pallas_kernels.pages import Pages, check_scales
 
-_IMPLEMENTATIONS: Mapping[Backend, Callable[..., Any]] = {
-    Backend.REFERENCE: reference.paged_attention,
-    Backend.XLA: xla.paged_attention,
-    Backend.PALLAS: pallas_tpu.paged_attention,
-    Backend.INTERPRET: partial(pallas_tpu.paged_attention, interpret=INTERPRETER),
-}
+_IMPLEMENTATIONS = implementations(
+    reference=reference.paged_attention,
+    xla=xla.paged_attention,
+    tpu=pallas_tpu.paged_attention,
+    triton=pallas_gpu.paged_attention,
+)
 
 
 def paged_attention(
@@ -43,7 +39,11 @@ def paged_attention(
     """
     check_groups(q, k_pages)
     scales = check_scales(k_pages, k_scales, v_scales)
-    chosen = choose("paged_attention", backend, pallas_tpu.refusal(q, k_pages))
+    refusals = {
+        Backend.MOSAIC_TPU: pallas_tpu.refusal(q, k_pages),
+        Backend.TRITON: pallas_gpu.refusal(q, k_pages, **scales),
+    }
+    chosen = choose("paged_attention", backend, refusals)
     return _IMPLEMENTATIONS[chosen](
         q, k_pages, v_pages, block_tables, context_lens, scale=scale, window=window, **scales
     )

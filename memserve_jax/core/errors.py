@@ -45,6 +45,10 @@ class TransferFailedError(MemServeError):
     """A peer refused, vanished or took too long; both ends have released their blocks."""
 
 
+class WrongTicketError(TransferFailedError):
+    """Bytes came for a reservation from someone who was not told its ticket."""
+
+
 class NoInstanceError(MemServeError):
     """No live instance has the role a request needs (UNAVAILABLE)."""
 

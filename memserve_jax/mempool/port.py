@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Shaped
 
-from memserve_jax.core.errors import TransferFailedError
+from memserve_jax.core.errors import TransferFailedError, WrongTicketError
 from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import InstanceId, Tier, TransferId
 from memserve_jax.mempool.part import NUM_SIDES, Part
@@ -68,15 +68,16 @@ class Port:
           The tier it is for.
 
         Raises:
-          TransferFailedError: nothing of that name is expected, or not on that ticket; it does
-            not lie in the blocks reserved, or some of it was admitted before.
+          WrongTicketError: not on that ticket.
+          TransferFailedError: nothing of that name is expected; it does not lie in the blocks
+            reserved, or some of it was admitted before.
         """
         with self._lock:
             inbound = self._inbound.get(transfer_id)
             if inbound is None:
                 raise TransferFailedError(f"{transfer_id}: {self.instance} expects no bytes of it")
             if not hmac.compare_digest(inbound.ticket, ticket):
-                raise TransferFailedError(f"{transfer_id}: not on this ticket")
+                raise WrongTicketError(f"{transfer_id}: not on this ticket")
             reason = part.why_not_of(self.layout, inbound.num_blocks)
             if reason is not None:
                 raise TransferFailedError(f"{transfer_id}: {reason}")

@@ -1,0 +1,241 @@
+"""A connection of the `tcp` transport as its sender sees it: parts go out, acks come back."""
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass
+
+import numpy as np
+
+from memserve_jax.core.clock import Clock
+from memserve_jax.core.errors import MemServeError, TransferFailedError
+from memserve_jax.core.types import TransferId
+from memserve_jax.mempool.part import Part
+from memserve_jax.mempool.stored_rows import StoredRows
+from memserve_jax.mempool.tcp_frames import Ack, FrameError, Hello, Kind, PartHeader
+from memserve_jax.mempool.tcp_sockets import (
+    StalledError,
+    connect,
+    hang_up,
+    receive_frame,
+    send_all,
+)
+from memserve_jax.mempool.transport import Payload
+
+MAX_QUEUED_PARTS = 16384  # for one peer: a call more per side, layer and block at the most
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Parcel:
+    """A part to be sent."""
+
+    transfer_id: TransferId
+    part: Part
+    payload: Payload | None  # None once sent
+    ticket: bytes
+    outcome: "Future[None]"
+    num_bytes: int
+    sent_since_s: float | None = None  # when its first byte went out
+    is_sent: bool = False  # to the last byte
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneTerms:
+    """What lanes of one transport have in common."""
+
+    hello: Hello
+    timeout_s: float  # of connecting, and of every wait in which nothing moves
+    has_checksums: bool  # of payloads
+    clock: Clock
+    arrived: Callable[[Parcel, float], None]  # told of each part with its seconds, on any thread
+
+
+class Lane:
+    """One connection to one peer, opened at once and kept until it breaks or is closed.
+
+    A thread sends, in the order of the calls, while another takes acks: a part need not wait for
+    the one before to be acknowledged. Whatever breaks the lane fails all that is on it.
+    """
+
+    def __init__(self, address: str, terms: LaneTerms):
+        self._address = address
+        self._terms = terms
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._open: dict[int, Parcel] = {}  # submitted, not ended, by number; oldest first
+        self._num_submitted = 0
+        self._socket: socket.socket | None = None
+        self._is_over = False
+        name = f"tcp-to-{address}"
+        self._acks = threading.Thread(target=self._take_acks, name=f"{name}-acks", daemon=True)
+        self._sends = threading.Thread(target=self._run, name=name, daemon=True)
+        self._sends.start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it takes no more parts."""
+        return self._is_over
+
+    def submit(self, parcel: Parcel) -> bool:
+        """Sends a part after those before it; False where the lane is over.
+
+        Raises:
+          TransferFailedError: too many wait already.
+        """
+        with self._lock:
+            if self._is_over:
+                return False
+            if len(self._open) >= MAX_QUEUED_PARTS:
+                raise TransferFailedError(f"{len(self._open)} parts wait for {self._address}")
+            self._open[self._num_submitted] = parcel
+            self._queue.put(self._num_submitted)
+            self._num_submitted += 1
+        return True
+
+    def close(self, error: MemServeError) -> None:
+        """Ends the connection; what is on it fails with `error`. A lane that is over stays so."""
+        with self._lock:
+            if self._is_over:
+                return
+            self._is_over = True
+            parcels, self._open = list(self._open.values()), {}
+            sock = self._socket
+        self._queue.put(None)
+        if sock is not None:
+            hang_up(sock)
+        for parcel in parcels:
+            _fail(parcel, error)
+
+    def join(self, timeout_s: float) -> None:
+        """Waits for the threads of a closed lane."""
+        self._sends.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            sock = connect(self._address, self._terms.timeout_s)
+        except MemServeError as error:
+            self._break(error)
+            return
+        with sock:
+            try:
+                with self._lock:
+                    self._socket = None if self._is_over else sock
+                if self._socket is not None:
+                    self._talk(sock)
+            except Exception as error:  # whatever it is, those who wait must know
+                self._break(error)
+            hang_up(sock)
+            if self._acks.ident is not None:
+                self._acks.join()
+
+    def _talk(self, sock: socket.socket) -> None:
+        send_all(sock, [memoryview(self._terms.hello.encode())])
+        self._acks.start()
+        while (number := self._queue.get()) is not None:
+            with self._lock:
+                parcel = self._open.get(number)
+                if parcel is not None and not parcel.outcome.set_running_or_notify_cancel():
+                    del self._open[number]  # it was cancelled
+                    parcel = None
+            if parcel is not None:
+                self._send(sock, number, parcel)
+
+    def _send(self, sock: socket.socket, number: int, parcel: Parcel) -> None:
+        try:
+            header, buffers = self._prepare(number, parcel)
+        except Exception as error:  # what computed the payload failed: the peer is not to blame
+            self._take(number)
+            _fail(parcel, TransferFailedError(f"its payload: {type(error).__name__}: {error}"))
+            return
+        parcel.sent_since_s = self._terms.clock.now_s()
+        send_all(sock, [memoryview(header), *buffers])
+        parcel.is_sent = True
+
+    def _prepare(self, number: int, parcel: Parcel) -> tuple[bytes, list[memoryview]]:
+        """Returns the frame and the bytes of a part; waits for its payload."""
+        payload, parcel.payload = parcel.payload, None
+        assert payload is not None, "a part was sent twice"
+        buffers = _buffers(payload, parcel.part.num_blocks)
+        num_bytes = sum(buffer.nbytes for buffer in buffers)
+        if num_bytes != parcel.num_bytes:
+            raise ValueError(f"{num_bytes} bytes for a part of {parcel.num_bytes}")
+        header = PartHeader(
+            number=number,
+            transfer_id=parcel.transfer_id,
+            ticket=parcel.ticket,
+            part=parcel.part,
+            num_bytes=num_bytes,
+            checksum=_checksum(buffers) if self._terms.has_checksums else None,
+        )
+        return header.encode(), buffers
+
+    def _take_acks(self) -> None:
+        sock = self._socket
+        assert sock is not None, "acks before a connection"
+        try:
+            while not self._is_over:
+                oldest = self._oldest_sent()
+                frame = receive_frame(sock)
+                if frame is not None:
+                    self._acknowledged(*frame)
+                elif oldest is not None and self._oldest_sent() == oldest:
+                    raise StalledError(f"no acknowledgement in {self._terms.timeout_s} s")
+        except Exception as error:  # as above
+            self._break(error)
+
+    def _acknowledged(self, kind: Kind, body: bytes) -> None:
+        if kind is not Kind.ACK:
+            raise FrameError(f"got {kind.name}, wanted ACK")
+        ack = Ack.decode(body)
+        parcel = self._take(ack.number)
+        if parcel is None or parcel.sent_since_s is None:
+            raise FrameError(f"part {ack.number} was acknowledged before it was sent")
+        if ack.refused_because:
+            _fail(parcel, TransferFailedError(f"refused: {ack.refused_because}"))
+        else:
+            self._terms.arrived(parcel, self._terms.clock.now_s() - parcel.sent_since_s)
+            with contextlib.suppress(InvalidStateError):  # the lane was closed meanwhile
+                parcel.outcome.set_result(None)
+
+    def _oldest_sent(self) -> int | None:
+        with self._lock:
+            number, parcel = next(iter(self._open.items()), (0, None))
+        return number if parcel is not None and parcel.is_sent else None
+
+    def _take(self, number: int) -> Parcel | None:
+        with self._lock:
+            return self._open.pop(number, None)
+
+    def _break(self, error: Exception) -> None:
+        if not self._is_over:
+            _log.info("tcp to %s: %s", self._address, error)
+        self.close(TransferFailedError(f"tcp to {self._address}: {error}"))
+
+
+def _fail(parcel: Parcel, error: MemServeError) -> None:
+    parcel.payload = None
+    with contextlib.suppress(InvalidStateError):  # it has ended, one way or the other
+        parcel.outcome.set_exception(error)
+
+
+def _buffers(payload: Payload, num_blocks: int) -> list[memoryview]:
+    """Returns the bytes of the rows that count, where they lie; waits for their computation."""
+    if isinstance(payload, StoredRows):
+        arrays = payload.rows()[:num_blocks]
+    else:
+        arrays = [np.asarray(payload)[:num_blocks]]
+    return [memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)) for array in arrays]
+
+
+def _checksum(buffers: list[memoryview]) -> int:
+    checksum = 0
+    for buffer in buffers:
+        checksum = zlib.crc32(buffer, checksum)
+    return checksum

@@ -1,0 +1,173 @@
+"""The receiving end of the `tcp` transport: a thread for each connection, and bounds on all."""
+
+import logging
+import socket
+import threading
+import zlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from memserve_jax.core.errors import TransferFailedError, WrongTicketError
+from memserve_jax.core.types import Tier
+from memserve_jax.mempool.host_buffers import empty_rows, place
+from memserve_jax.mempool.port import Port
+from memserve_jax.mempool.tcp_frames import Ack, FrameError, Hello, Kind, PartHeader
+from memserve_jax.mempool.tcp_sockets import (
+    StalledError,
+    hang_up,
+    receive_frame,
+    receive_into,
+    send_all,
+    tune,
+)
+
+MAX_CONNECTIONS = 256
+MAX_SKIPPED_BYTES = 4 << 30  # of a part that is refused: its sender may be on the way of giving up
+SKIP_BYTES = 1 << 18
+
+_log = logging.getLogger(__name__)
+
+
+class Listener:
+    """Takes connections for a port. A peer that misbehaves loses its own connection only."""
+
+    def __init__(self, listener: socket.socket, port: Port, *, timeout_s: float):
+        """Starts to accept; owns the listening socket from now on.
+
+        Args:
+          listener: Listens.
+          port: Of the pool that the bytes are for.
+          timeout_s: How long a peer may be silent within a frame or a payload.
+        """
+        self._listener = listener
+        self._port = port
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, threading.Thread] = {}
+        self._is_closed = False
+        self._accepts = threading.Thread(
+            target=self._accept, name=f"tcp-{port.instance}", daemon=True
+        )
+        self._accepts.start()
+
+    @property
+    def num_connections(self) -> int:
+        """Connections that are open."""
+        with self._lock:
+            return len(self._connections)
+
+    def close(self) -> None:
+        """Ends every connection; parts that are half here are dropped."""
+        with self._lock:
+            self._is_closed = True
+            connections = dict(self._connections)
+        hang_up(self._listener)
+        for sock in connections:
+            hang_up(sock)
+        for thread in (self._accepts, *connections.values()):
+            thread.join(self._timeout_s)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError as error:
+                if not self._is_closed:
+                    _log.warning("tcp: %s takes no more: %s", self._port.instance, error)
+                return
+            thread = threading.Thread(
+                target=self._serve, args=(sock,), name=self._accepts.name, daemon=True
+            )
+            with self._lock:
+                is_welcome = not self._is_closed and len(self._connections) < MAX_CONNECTIONS
+                if is_welcome:
+                    self._connections[sock] = thread
+            if is_welcome:
+                thread.start()
+            else:
+                _log.warning("tcp: %s has too many connections", self._port.instance)
+                sock.close()
+
+    def _serve(self, sock: socket.socket) -> None:
+        who = "a stranger"
+        try:
+            tune(sock, self._timeout_s)
+            hello = self._greet(sock)
+            who = f"{hello.sender} epoch {hello.epoch}"
+            while True:
+                frame = receive_frame(sock)
+                if frame is not None:
+                    self._take(sock, *frame)
+        except ConnectionError:
+            _log.debug("tcp: %s of %s has gone", who, self._port.instance)
+        except Exception as error:  # whatever it is, it is the end of this connection only
+            if not self._is_closed:
+                _log.warning("tcp: %s hangs up on %s: %s", self._port.instance, who, error)
+        finally:
+            with self._lock:
+                del self._connections[sock]
+            hang_up(sock)
+            sock.close()
+
+    def _greet(self, sock: socket.socket) -> Hello:
+        frame = receive_frame(sock)
+        if frame is None:
+            raise StalledError("it does not say who it is")
+        kind, body = frame
+        if kind is not Kind.HELLO:
+            raise FrameError(f"got {kind.name}, wanted HELLO")
+        hello = Hello.decode(body)
+        if hello.layout != self._port.layout:
+            raise FrameError(f"its KV is {hello.layout}, here it is {self._port.layout}")
+        return hello
+
+    def _take(self, sock: socket.socket, kind: Kind, body: bytes) -> None:
+        """Takes one part in and acknowledges it, delivered or refused."""
+        if kind is not Kind.PART:
+            raise FrameError(f"got {kind.name}, wanted PART")
+        header, port = PartHeader.decode(body), self._port
+        wanted_bytes = header.part.num_bytes(port.layout)
+        if header.num_bytes != wanted_bytes:
+            raise FrameError(f"got {header.num_bytes} bytes for a part of {wanted_bytes}")
+        try:
+            tier = port.admits(header.transfer_id, header.part, header.ticket)
+        except WrongTicketError:
+            raise
+        except TransferFailedError as error:
+            # Its transfer may have ended here a moment ago: others on the connection go on.
+            _log.info("tcp: %s", error)
+            _skip(sock, header.num_bytes)
+            _acknowledge(sock, Ack(number=header.number, refused_because=str(error)))
+            return
+        rows = self._receive(sock, header, tier)
+        payload = place(rows, port.packed_sharding) if tier is Tier.HBM else rows
+        port.deliver(header.transfer_id, header.part, payload)
+        _acknowledge(sock, Ack(number=header.number))
+
+    def _receive(self, sock: socket.socket, header: PartHeader, tier: Tier) -> np.ndarray:
+        layout = self._port.layout
+        if tier is Tier.HBM:
+            rows = empty_rows(header.part, layout)
+        else:
+            rows = np.empty(header.part.shape(layout), jnp.dtype(layout.dtype))
+        room = memoryview(rows.reshape(-1).view(np.uint8))[: header.num_bytes]
+        receive_into(sock, room)
+        if header.checksum is not None and zlib.crc32(room) != header.checksum:
+            raise FrameError(f"{header.transfer_id}: {header.part} was damaged on its way")
+        return rows
+
+
+def _acknowledge(sock: socket.socket, ack: Ack) -> None:
+    send_all(sock, [memoryview(ack.encode())])
+
+
+def _skip(sock: socket.socket, num_bytes: int) -> None:
+    if num_bytes > MAX_SKIPPED_BYTES:
+        raise FrameError(f"{num_bytes} bytes that nobody expects")
+    room = memoryview(bytearray(min(num_bytes, SKIP_BYTES)))
+    while num_bytes:
+        count = min(num_bytes, SKIP_BYTES)
+        receive_into(sock, room[:count])
+        num_bytes -= count

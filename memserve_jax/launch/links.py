@@ -5,15 +5,31 @@ decided by the pool, from the two ends.
 """
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
+
 from memserve_jax.core.clock import Clock
+from memserve_jax.core.config import MemPoolSection
+from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.types import Role
 from memserve_jax.mempool.control import PeerChannel
 from memserve_jax.mempool.device_put import DevicePutTransport, LocalFabric
+from memserve_jax.mempool.jax_transfer import JaxTransferTransport
+from memserve_jax.mempool.tcp import TcpTransport
 from memserve_jax.mempool.transport import Transport
+from memserve_jax.proto.server import ANY_HOST, LOOPBACK
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.pool_channel import GrpcPeerChannel
+
+_ELSEWHERE = ("192.0.2.1", 9)  # an address for documentation, on no network
+BETWEEN_PROCESSES = {  # platform -> best first; None: any accelerator
+    "cpu": ("tcp",),  # does all that jax_transfer does
+    None: ("jax_transfer", "tcp"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +48,74 @@ class Links:
 NO_LINKS = Links()
 
 
-def make_links(role: Role, peers: Peers, clock: Clock, *, fabric: LocalFabric | None) -> Links:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Where an instance is, and where its peers can be."""
+
+    section: MemPoolSection
+    clock: Clock
+    host: str  # that it listens on
+    fabric: LocalFabric | None = None  # of the instances in the same process; None: no others
+
+
+def make_links(role: Role, peers: Peers, situation: Situation) -> Links:
     """Returns the links of one instance. Call it in the asyncio loop of `peers`.
 
     Args:
       role: A colocated instance exchanges nothing.
       peers: Where the other instances are.
-      clock: Of the transports' counters.
-      fabric: Of the instances in the same process; None: there are no others.
+      situation: Decides which transports there are.
+
+    Raises:
+      ConfigError: none of the transports asked for can be had.
     """
     if role is Role.COLOCATED:
         return NO_LINKS
     channel = GrpcPeerChannel(peers, asyncio.get_running_loop())
-    transports = () if fabric is None else (DevicePutTransport(fabric, clock),)
-    return Links(channel=channel, transports=transports)
+    makers = _makers(situation, channel)
+    names = situation.section.transports
+    if names is None:
+        names = ("device_put",) if situation.fabric is not None else _by_platform()
+    chosen = tuple(makers[name]() for name in names if name in makers)
+    if not chosen:
+        raise ConfigError(
+            f"mempool.transports: got {', '.join(names) or 'none'}, allowed here: "
+            f"{', '.join(makers)}"
+        )
+    return Links(channel=channel, transports=chosen)
+
+
+def reachable_host(host: str) -> str:
+    """Returns the address at which peers reach what listens on `host`.
+
+    Where that is every address: the one by which this machine reaches others. Its name may
+    stand for a loopback address, which is no good to them.
+    """
+    if host not in ANY_HOST:
+        return host
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        try:
+            probe.connect(_ELSEWHERE)  # sends nothing, only looks for the route
+        except OSError:  # no network: nobody is elsewhere
+            return LOOPBACK
+        return probe.getsockname()[0]
+
+
+def _makers(situation: Situation, channel: GrpcPeerChannel) -> dict[str, Callable[[], Transport]]:
+    """Returns what makes each transport that can be had."""
+    clock, fabric = situation.clock, situation.fabric
+    place = {
+        "host": reachable_host(situation.host),
+        "timeout_s": situation.section.transfer_timeout_s,
+    }
+    makers: dict[str, Callable[[], Transport]] = {
+        "tcp": lambda: TcpTransport(clock, **place),
+        "jax_transfer": lambda: JaxTransferTransport(channel, clock, **place),
+    }
+    if fabric is not None:
+        makers["device_put"] = lambda: DevicePutTransport(fabric, clock)
+    return makers
+
+
+def _by_platform() -> tuple[str, ...]:
+    return BETWEEN_PROCESSES.get(jax.default_backend(), BETWEEN_PROCESSES[None])

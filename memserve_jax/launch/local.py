@@ -20,7 +20,7 @@ from memserve_jax.launch.build import (
     open_recipe,
     read_model_facts,
 )
-from memserve_jax.launch.links import Links, make_links
+from memserve_jax.launch.links import Links, Situation, make_links
 from memserve_jax.launch.topology import ClusterPlan, plan_cluster
 from memserve_jax.launch.warm_up import warm_up
 from memserve_jax.mempool.device_put import LocalFabric
@@ -133,10 +133,13 @@ class LocalCluster:
 
     async def _start_instances(self, recipe: Recipe, progress: Progress | None) -> None:
         bundles = await asyncio.to_thread(load_bundles, recipe, self.plan.instances)
+        situation = Situation(
+            section=recipe.config.mempool, clock=recipe.clock, host=LOOPBACK, fabric=self._fabric
+        )
         built: list[tuple[EngineParts, Peers]] = []
         for index, plan in enumerate(self.plan.instances):
             peers = Peers()
-            links = make_links(plan.role, peers, recipe.clock, fabric=self._fabric)
+            links = make_links(plan.role, peers, situation)
             self._links.append(links)
             waiting = self.plan.instances[index:]
             parts = await asyncio.to_thread(

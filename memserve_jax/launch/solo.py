@@ -16,7 +16,7 @@ from memserve_jax.launch.build import (
     open_recipe,
     read_model_facts,
 )
-from memserve_jax.launch.links import Links, make_links
+from memserve_jax.launch.links import Links, Situation, make_links
 from memserve_jax.launch.topology import plan_instance
 from memserve_jax.launch.warm_up import warm_up
 from memserve_jax.proto.server import check_address
@@ -67,7 +67,8 @@ class SoloInstance:
         bundles = await asyncio.to_thread(load_bundles, recipe, plan.instances)
         (instance,) = plan.instances
         peers = Peers()
-        links = make_links(role, peers, recipe.clock, fabric=None)
+        situation = Situation(section=config.mempool, clock=recipe.clock, host=config.host)
+        links = make_links(role, peers, situation)
         bundle = bundles[instance.devices]
         parts = await asyncio.to_thread(
             build_parts, recipe, instance, bundle, num_sharing=1, links=links
@@ -98,8 +99,7 @@ class SoloInstance:
         """
         instance = self.server.instance
         ends = [
-            asyncio.create_task(event.wait())
-            for event in (self.server.drained, instance.went_down)
+            asyncio.create_task(event.wait()) for event in (self.server.drained, instance.went_down)
         ]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:

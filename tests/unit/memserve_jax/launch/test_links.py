@@ -1,29 +1,81 @@
-"""Which transports an instance has follows from its role and from who shares its process."""
+"""Which transports an instance has follows from its role, its config and who shares its process."""
 
 import asyncio
+import socket
+from typing import Any
+
+import pytest
 
 from memserve_jax.core.clock import ManualClock
+from memserve_jax.core.config import parse_config
+from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.types import Role
-from memserve_jax.launch.links import NO_LINKS, Links, make_links
-from memserve_jax.mempool.device_put import DevicePutTransport, LocalFabric
+from memserve_jax.launch.links import (
+    BETWEEN_PROCESSES,
+    NO_LINKS,
+    Links,
+    Situation,
+    make_links,
+    reachable_host,
+)
+from memserve_jax.mempool.device_put import LocalFabric
 from memserve_jax.serving.peers import Peers
 
 
-def links_of(role: Role, fabric: LocalFabric | None) -> Links:
+def links_of(role: Role, *, fabric: LocalFabric | None = None, **mempool: Any) -> Links:
     async def make() -> Links:
-        return make_links(role, Peers(), ManualClock(), fabric=fabric)
+        situation = Situation(
+            section=parse_config({"mempool": mempool}).mempool,
+            clock=ManualClock(),
+            host="127.0.0.1",
+            fabric=fabric,
+        )
+        return make_links(role, Peers(), situation)
 
-    return asyncio.run(make())
+    links = asyncio.run(make())
+    links.close()
+    return links
+
+
+def names(links: Links) -> list[str]:
+    return [transport.name for transport in links.transports]
 
 
 def test_a_colocated_instance_has_none():
-    assert links_of(Role.COLOCATED, LocalFabric()) is NO_LINKS
-    NO_LINKS.close()
+    assert links_of(Role.COLOCATED, fabric=LocalFabric()) is NO_LINKS
 
 
 def test_within_a_process_device_put_moves_kv():
-    links = links_of(Role.PREFILL, LocalFabric())
+    links = links_of(Role.PREFILL, fabric=LocalFabric())
     assert links.channel is not None
-    (transport,) = links.transports
-    assert isinstance(transport, DevicePutTransport)
-    links.close()
+    assert names(links) == ["device_put"]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
+def test_between_processes_the_platform_decides_what_is_best(
+    platform: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("jax.default_backend", lambda: platform)
+    expected = BETWEEN_PROCESSES.get(platform, BETWEEN_PROCESSES[None])
+    assert names(links_of(Role.DECODE)) == list(expected)
+
+
+def test_the_config_limits_and_orders():
+    both = ["jax_transfer", "tcp"]
+    assert names(links_of(Role.DECODE, transports=both)) == both
+    assert names(links_of(Role.DECODE, transports=both[::-1])) == both[::-1]
+    assert names(links_of(Role.DECODE, transports=["device_put", "tcp"])) == ["tcp"]
+    within = links_of(Role.DECODE, transports=["tcp", "device_put"], fabric=LocalFabric())
+    assert names(within) == ["tcp", "device_put"]
+
+
+def test_none_that_can_be_had_is_an_error():
+    with pytest.raises(ConfigError, match=r"mempool.transports: got device_put, .*allowed here"):
+        links_of(Role.DECODE, transports=["device_put"])
+
+
+def test_what_listens_everywhere_is_reached_by_the_machines_address():
+    assert reachable_host("10.0.0.1") == "10.0.0.1"
+    found = reachable_host("0.0.0.0")
+    with socket.create_server((found, 0)) as server:
+        socket.create_connection(server.getsockname(), timeout=30.0).close()

@@ -17,7 +17,7 @@ from memserve_jax.engine.result_lines import pack
 from memserve_jax.engine.sampling import SamplingState, sample
 from memserve_jax.model.batch import PrefillBatch
 from memserve_jax.model.bundle import ModelBundle, Params
-from memserve_jax.parallel.sharding import page_sharding, replicated
+from memserve_jax.parallel.sharding import page_format, replicated
 from pallas_kernels.pages import KVPages
 
 Group = tuple[int, int]  # first layer, layers
@@ -43,7 +43,8 @@ class GroupedSteps:
         self.num_compiled = 0  # shapes of all groups
         self._params = [bundle.params_of(*group) for group in groups]
         rows = (num_rows, line_width)
-        pages, whole = page_sharding(bundle.mesh), replicated(bundle.mesh)
+        whole = replicated(bundle.mesh)
+        pages = page_format(bundle.mesh, bundle.config.head_dim)
         firsts = [first for first, _ in groups]
         self._first = jax.jit(
             self._counted(partial(_first_group, bundle, rows)),

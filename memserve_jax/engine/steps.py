@@ -11,7 +11,7 @@ from memserve_jax.engine.inputs import decode_batch, mixed_batch, unpack_lines
 from memserve_jax.engine.result_lines import pack
 from memserve_jax.engine.sampling import SamplingState, empty_state, sample, set_history
 from memserve_jax.model.bundle import ModelBundle, Params
-from memserve_jax.parallel.sharding import page_sharding, replicated
+from memserve_jax.parallel.sharding import page_format, replicated
 from pallas_kernels.pages import KVPages
 
 StepOut = tuple[KVPages, SamplingState, Int32[Array, "B W"]]
@@ -30,7 +30,7 @@ class Steps:
         self._bundle = bundle
         self._grouped: dict[tuple[Group, ...], GroupedSteps] = {}
         whole = replicated(bundle.mesh)
-        shardings = (page_sharding(bundle.mesh), whole, whole)
+        shardings = (page_format(bundle.mesh, bundle.config.head_dim), whole, whole)
         jit = partial(jax.jit, donate_argnums=(1, 2), out_shardings=shardings)
         self.decode = jit(self._counted(partial(_decode, bundle)))
         self.mixed = jit(self._counted(partial(_mixed, bundle, num_rows, line_width)))

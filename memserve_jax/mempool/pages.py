@@ -21,7 +21,7 @@ from memserve_jax.parallel.sharding import (
     PACKED,
     PAGES,
     packed_sharding,
-    page_sharding,
+    page_format,
     replicated,
     replication,
 )
@@ -159,7 +159,9 @@ class PageStore:
 def _compile_zeros(layout: KVLayout, mesh: Mesh, num_blocks: int) -> Callable[[], Array]:
     shape = layout.page_shape(num_blocks, tensor_parallelism(mesh))
     dtype = jnp.dtype(layout.dtype)
-    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=page_sharding(mesh))
+    return jax.jit(
+        lambda: jnp.zeros(shape, dtype), out_shardings=page_format(mesh, layout.head_dim)
+    )
 
 
 @functools.cache
@@ -206,7 +208,7 @@ def _compile_scatter_side(
     ) -> Float[Array, "M _ S H"]:
         return page.at[blocks].set(jnp.repeat(packed[:, 0, 0], copies, axis=1), mode="drop")
 
-    return jax.jit(scatter, donate_argnums=0, out_shardings=page_sharding(mesh))
+    return jax.jit(scatter, donate_argnums=0, out_shardings=page_format(mesh, layout.head_dim))
 
 
 @functools.cache
@@ -227,4 +229,4 @@ def _compile_scatter(
     ) -> KVPages:
         return local(pages, jnp.repeat(packed, copies, axis=3), blocks)
 
-    return jax.jit(scatter, donate_argnums=0, out_shardings=page_sharding(mesh))
+    return jax.jit(scatter, donate_argnums=0, out_shardings=page_format(mesh, layout.head_dim))

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from memserve_jax.core.errors import CheckpointError
 from memserve_jax.parallel.mesh import MODEL_AXIS, tensor_parallelism
 
+TPU_LANES = 128
 PAGES = PartitionSpec(None, MODEL_AXIS)  # M K S H
 PACKED = PartitionSpec(None, None, None, MODEL_AXIS)  # n L 2 K S H
 
@@ -38,6 +40,18 @@ def replication(num_kv_heads: int, tp: int) -> int:
 def page_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a page array `[M, K, S, H]`, K counting replicas."""
     return NamedSharding(mesh, PAGES)
+
+
+def page_format(mesh: Mesh, head_dim: int) -> NamedSharding | Format:
+    """Returns how page arrays lie on a mesh: `page_sharding`, and on TPU their layout too.
+
+    A head dim that does not fill the 128 lanes would make XLA put another axis last, and copy
+    all pages around every kernel that reads or writes them. With H last each row is padded.
+    """
+    sharding = page_sharding(mesh)
+    if mesh.devices.flat[0].platform != "tpu" or head_dim % TPU_LANES == 0:
+        return sharding
+    return Format(Layout(major_to_minor=(0, 1, 2, 3)), sharding)
 
 
 def packed_sharding(mesh: Mesh, num_kv_heads: int) -> NamedSharding:

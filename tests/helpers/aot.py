@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import topologies
+from jax.experimental.layout import Format, Layout
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, use_abstract_mesh
 
@@ -20,6 +21,7 @@ _VMEM = re.compile(
     r'"used_scoped_memory_configs":\[\{"memory_space":"1","offset":"\d+","size":"(\d+)"'
 )
 _KERNEL = 'custom_call_target="tpu_custom_call"'
+_COST = re.compile(r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"')
 _COPY = re.compile(r" = (\w+)\[([\d,]+)\]\S* copy\(")
 
 
@@ -82,6 +84,12 @@ def array(mesh: Mesh, shape: tuple[int, ...], dtype: Any, *spec: str | None) -> 
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
 
 
+def row_major(array: Any) -> Any:
+    """Returns the abstract array with the last axis fastest in memory, whatever XLA would like."""
+    layout = Layout(major_to_minor=tuple(range(len(array.shape))))
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=Format(layout, array.sharding))
+
+
 @contextlib.contextmanager
 def tracing_for(mesh: Mesh) -> Iterator[None]:
     """Makes kernels that ask for the device they run on see that of `mesh`."""
@@ -97,10 +105,11 @@ class Compiled:
     output_bytes: int
     alias_bytes: int  # of outputs that are arguments updated in place
     temp_bytes: int
-    moved_bytes: float  # to and from HBM, as estimated
-    seconds: float  # estimated by the compiler; kernels count as their CostEstimate says
-    vmem_bytes: int  # of the hungriest kernel
+    moved_bytes: float  # to and from HBM, as the compiler counts
     num_kernels: int
+    vmem_bytes: int  # of the hungriest kernel
+    kernel_bytes: int  # moved by all kernels, as their CostEstimates say
+    kernel_seconds: float  # theirs, at the device's full bandwidth or rate
     text: str
 
     @property
@@ -114,34 +123,39 @@ class Compiled:
         return sum(found == wanted for _, found in _COPY.findall(self.text))
 
 
-def compile_for(mesh: Mesh, function: Callable[..., Any], *arguments: Any, **jit: Any) -> Compiled:
+def compile_for(mesh: Mesh, jitted: Any, *arguments: Any, **named: Any) -> Compiled:
     """Compiles for the devices of `mesh`.
 
     Args:
       mesh: From the functions above.
-      function: Jitted already, or to be jitted with `jit`.
+      jitted: What `jax.jit` returned.
       arguments: Abstract, on the mesh.
-      jit: Options of `jax.jit`.
+      named: Likewise, by keyword.
 
     Raises:
       Exception: whatever the compiler refuses with.
     """
-    if not hasattr(function, "lower"):
-        function = jax.jit(function, **jit)
     with tracing_for(mesh):
-        compiled = function.lower(*arguments).compile()
+        compiled = jitted.lower(*arguments, **named).compile()
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     kernels = [line for line in text.splitlines() if _KERNEL in line]
     vmem = [int(size) for line in kernels for size in _VMEM.findall(line)]
+    costs = [tuple(map(int, cost)) for line in kernels for cost in _COST.findall(line)]
+    limits = tpu_limits(mesh)
+    seconds = [
+        max(flops / limits.bf16_ops_per_second, moved / limits.mem_bw_bytes_per_second)
+        for flops, moved in costs
+    ]
     return Compiled(
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes,
         alias_bytes=memory.alias_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes,
         moved_bytes=cost.get("bytes accessed", 0.0),
-        seconds=cost.get("optimal_seconds", 0.0),
-        vmem_bytes=max(vmem, default=0),
         num_kernels=len(kernels),
+        vmem_bytes=max(vmem, default=0),
+        kernel_bytes=sum(moved for _, moved in costs),
+        kernel_seconds=sum(seconds),
         text=text,
     )
 

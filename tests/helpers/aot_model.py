@@ -15,7 +15,7 @@ from memserve_jax.engine.steps import Steps
 from memserve_jax.model.bundle import make_bundle, make_skeleton
 from memserve_jax.model.config import ModelConfig, parse_model_config
 from memserve_jax.parallel.mesh import tensor_parallelism
-from memserve_jax.parallel.sharding import page_sharding, replicated
+from memserve_jax.parallel.sharding import page_format, replicated
 from pallas_kernels.backend import Backend
 from pallas_kernels.pages import KVPages
 
@@ -65,6 +65,6 @@ def abstract_pages(layout: KVLayout, mesh: Mesh, num_blocks: int) -> KVPages:
     page = jax.ShapeDtypeStruct(
         layout.page_shape(num_blocks, tensor_parallelism(mesh)),
         layout.dtype,
-        sharding=page_sharding(mesh),
+        sharding=page_format(mesh, layout.head_dim),
     )
     return KVPages((page,) * layout.num_layers, (page,) * layout.num_layers)

@@ -25,6 +25,12 @@ def test_replication_agrees_with_the_layout(heads, tp, times):
     assert sharding.page_sharding(mesh_of(tp)).shard_shape(shape)[1] == heads * times // tp
 
 
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_off_tpu_xla_chooses_how_pages_lie(head_dim):
+    mesh = mesh_of(2)
+    assert sharding.page_format(mesh, head_dim) == sharding.page_sharding(mesh)
+
+
 def test_packed_blocks_are_split_only_over_whole_true_heads():
     split, whole = (sharding.packed_sharding(mesh_of(2), heads) for heads in (4, 3))
     assert split.shard_shape((7, 1, 2, 4, 8, 16)) == (7, 1, 2, 2, 8, 16)

@@ -8,9 +8,9 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
-from jaxtyping import Array, Shaped
 
 from memserve_jax.core.clock import Clock
 
@@ -25,7 +25,7 @@ OnReady = Callable[[Exception | None], None]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Wait:
-    arrays: Sequence[Shaped[Array, "..."]]
+    arrays: Sequence[Any]
     since_s: float
     deadline_s: float
     on_ready: OnReady
@@ -49,7 +49,7 @@ class ReadinessWatch:
 
     def watch(
         self,
-        arrays: Sequence[Shaped[Array, "..."]],
+        arrays: Sequence[Any],
         *,
         timeout_s: float,
         on_ready: OnReady,
@@ -58,7 +58,7 @@ class ReadinessWatch:
         """Waits for all of `arrays`; none are ready at once. Does nothing once closed.
 
         Args:
-          arrays: Kept until they are ready, however late.
+          arrays: Of jax; kept until they are ready, however late.
           timeout_s: From now.
           on_ready: Called once with None, or with the error that the arrays ended with; after
             `on_late` too, so that what they hold can be counted.
@@ -104,7 +104,7 @@ class ReadinessWatch:
         return min(MAX_PAUSE_S, max(MIN_PAUSE_S, youngest_s * PAUSE_FRACTION))
 
     def _has_ended(self, wait: _Wait) -> bool:
-        if all(array.is_ready() for array in wait.arrays):  # pyright: ignore[reportAttributeAccessIssue]
+        if all(array.is_ready() for array in wait.arrays):
             error = _error_of(wait.arrays)
             _call(lambda: wait.on_ready(error))
             return True
@@ -114,7 +114,7 @@ class ReadinessWatch:
         return False
 
 
-def _error_of(arrays: Sequence[Shaped[Array, "..."]]) -> Exception | None:
+def _error_of(arrays: Sequence[Any]) -> Exception | None:
     try:
         jax.block_until_ready(arrays)  # ready: this only raises what went wrong
     except Exception as error:  # whatever the runtime makes of a broken connection

@@ -1,5 +1,6 @@
 """Pools that talk through a test's own hands: nothing moves until the test says so."""
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -12,6 +13,28 @@ from memserve_jax.core.errors import TransferFailedError
 from memserve_jax.core.types import Tier
 from memserve_jax.mempool.host_buffers import padded_rows, place
 from memserve_jax.mempool.transport import Endpoint, TransportCounters
+
+
+def uncut(part, layout):
+    """As it is."""
+    return [part]
+
+
+def by_row(part, layout):
+    """Block by block."""
+    return [
+        dataclasses.replace(part, first_block=part.first_block + row, num_blocks=1)
+        for row in range(part.num_blocks)
+    ]
+
+
+def by_cell(part, layout):
+    """Side by side of each layer; the last first."""
+    return [
+        dataclasses.replace(part, first_layer=layer, num_layers=1, first_side=side, num_sides=1)
+        for layer in reversed(range(layout.num_layers))
+        for side in (1, 0)
+    ]
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,7 @@ class Network:
     def __init__(self, clock: Clock):
         self.clock = clock
         self.pools, self.ports = {}, {}
+        self.cut = uncut  # how what is sent from now on is cut into messages
         self.messages: list[Message] = []
         self.delivered: list[str] = []  # kinds
 
@@ -156,6 +180,18 @@ class NetworkTransport:
         return None
 
     def send(self, transfer_id, part, payload, to):
+        """As one message, or as one a piece."""
+        pieces = self.network.cut(part, self.port.layout)
+        if len(pieces) == 1:
+            return self._send_piece(transfer_id, part, payload, to)
+        kv = np.asarray(payload)
+        sent = [
+            self._send_piece(transfer_id, piece, kv[_box_within(part, piece)], to)
+            for piece in pieces
+        ]
+        return _all_of(sent)
+
+    def _send_piece(self, transfer_id, part, payload, to):
         def at_peer(pool, answer) -> None:
             port = self.network.ports[pool.instance]
             try:
@@ -178,3 +214,34 @@ class NetworkTransport:
 
     def close(self) -> None:
         pass
+
+
+def _box_within(whole, part):
+    """Where the cells of `part` are in the payload of `whole`."""
+    row = part.first_block - whole.first_block
+    layer = part.first_layer - whole.first_layer
+    side = part.first_side - whole.first_side
+    return (
+        slice(row, row + part.num_blocks),
+        slice(layer, layer + part.num_layers),
+        slice(side, side + part.num_sides),
+    )
+
+
+def _all_of(futures):
+    """A future that ends when the last of them does, or the first fails."""
+    whole: Future = Future()
+    left = set(futures)
+
+    def done(each) -> None:
+        left.discard(each)
+        if whole.done():
+            return
+        if each.exception() is not None:
+            whole.set_exception(each.exception())
+        elif not left:
+            whole.set_result(None)
+
+    for each in futures:
+        each.add_done_callback(done)
+    return whole

@@ -4,6 +4,8 @@ The model is what a user knows: which sequences are active and what KV each bloc
 KV follows from the prefix, so whatever `match` finds can be checked without a second index.
 """
 
+import dataclasses
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -12,18 +14,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from memserve_jax.core.clock import ManualClock
 from memserve_jax.core.errors import OutOfBlocksError, StaleAddressError, TransferFailedError
-from memserve_jax.core.types import InstanceId
+from memserve_jax.core.types import InstanceId, Tier
 from memserve_jax.mempool.transfer import TransferPhase
-from tests.helpers.peers import Network
-from tests.helpers.pools import compute, kv_of, make_pool, read_kv
+from tests.helpers.peers import Network, by_cell, by_row, uncut
+from tests.helpers.pools import TINY, compute, kv_of, make_pool, read_kv
 
 TIMEOUT_S = 10.0
+LAYOUT = dataclasses.replace(TINY, num_layers=2)
 PROMPTS = st.builds(
     lambda first, length: ([first] * 5 + [1 - first] * 4)[:length],
     st.integers(0, 1),
     st.sampled_from([9, 8, 7, 6, 5, 4, 3, 1]),
 )
 SALTS = st.sampled_from(["", "tenant"])
+CUTS = st.sampled_from([uncut, uncut, by_row, by_cell])
 ENDS = [(InstanceId("p0"), InstanceId("d0")), (InstanceId("d0"), InstanceId("p0"))]
 
 
@@ -41,8 +45,15 @@ class PoolMachine(RuleBasedStateMachine):
 
     @initialize(hbm=st.sampled_from([6, 5, 8]), host=st.sampled_from([3, 0, 5]))
     def start(self, hbm, host):
-        make_pool("p0", hbm_blocks=hbm, host_blocks=host, network=self.network)
-        make_pool("d0", hbm_blocks=6, host_blocks=host, devices=[1], network=self.network)
+        make_pool("p0", hbm_blocks=hbm, host_blocks=host, layout=LAYOUT, network=self.network)
+        make_pool(
+            "d0",
+            hbm_blocks=6,
+            host_blocks=host,
+            layout=LAYOUT,
+            devices=[1],
+            network=self.network,
+        )
 
     def pool(self, data):
         return self.network.pools[data.draw(st.sampled_from(["p0", "d0"]))]
@@ -74,6 +85,11 @@ class PoolMachine(RuleBasedStateMachine):
     def insert(self, data):
         pool, lease, token_ids, salt = data.draw(st.sampled_from(self.active))
         num_before = pool.layout.whole_blocks(self.peek_whole(pool, token_ids, salt))
+        whole = lease.blocks[: len(token_ids) // 2]
+        if len({address.tier for address in whole}) > 1:
+            with pytest.raises(ValueError, match="beside HBM ones"):
+                pool.insert(token_ids, lease, salt=salt)
+            return
         num_new = pool.insert(token_ids, lease, salt=salt)
         num_whole = pool.layout.whole_blocks(len(token_ids))
         assert num_new == 2 * (num_whole - num_before)
@@ -130,10 +146,13 @@ class PoolMachine(RuleBasedStateMachine):
         may_wait=st.booleans(),
         has_reader=st.booleans(),
         extra_blocks=st.integers(0, 3),
+        tier=st.sampled_from([Tier.HBM, Tier.HBM, Tier.HOST]),
+        cut=CUTS,
     )
-    def send(self, data, with_insert, is_suffix, may_wait, has_reader, extra_blocks):
+    def send(self, data, with_insert, is_suffix, may_wait, has_reader, extra_blocks, tier, cut):
         pool, lease, token_ids, salt = data.draw(st.sampled_from(self.active))
         to = dict(ENDS)[pool.instance]
+        self.network.cut = cut
         has_reader |= not with_insert
         private = f"{len(self.transfers)}".encode() if has_reader else b""
         if private:
@@ -144,6 +163,7 @@ class PoolMachine(RuleBasedStateMachine):
             "private": private,
             "extra_blocks": extra_blocks,
             "may_wait": may_wait,
+            "tier": tier,
             "timeout_s": TIMEOUT_S,
         }
         if with_insert:
@@ -151,6 +171,28 @@ class PoolMachine(RuleBasedStateMachine):
             self.note_inserted(self.network.pools[to], token_ids, salt)
         else:
             transfer = pool.transfer(lease, to, token_ids=token_ids, **terms)
+        self.transfers.append((pool, transfer))
+
+    @rule(
+        data=st.data(),
+        token_ids=PROMPTS,
+        salt=SALTS,
+        tier=st.sampled_from([Tier.HBM, Tier.HOST]),
+        cut=CUTS,
+    )
+    def send_found(self, data, token_ids, salt, tier, cut):
+        """Historical KV leaves from whichever tiers it lies in."""
+        pool = self.pool(data)
+        to = dict(ENDS)[pool.instance]
+        self.network.cut = cut
+        with pool.match_whole(token_ids, salt=salt) as lease:
+            found = token_ids[: 2 * len(lease)]
+            if not found:
+                return
+            transfer = pool.transfer_with_insert(
+                found, lease, to, salt=salt, tier=tier, timeout_s=TIMEOUT_S
+            )
+        self.note_inserted(self.network.pools[to], found, salt)
         self.transfers.append((pool, transfer))
 
     @rule(data=st.data(), token_ids=PROMPTS, salt=SALTS, private=st.sampled_from([b"", b"all"]))
@@ -215,6 +257,7 @@ class PoolMachine(RuleBasedStateMachine):
             hbm_blocks=pool.num_hbm_blocks,
             host_blocks=3,
             devices=[int(pool.instance == "d0")],
+            layout=LAYOUT,
             epoch=self.epochs[pool.instance],
             network=self.network,
         )

@@ -211,6 +211,9 @@ def test_a_channel_that_raises_fails_the_transfer_alone():
         def abort(self, to, transfer_id, reason):
             raise OSError
 
+        def fetch(self, owner, call, *, timeout_s):
+            raise OSError
+
     pool = make_pool("p0", channel=BrokenChannel())
     with compute(pool, PROMPT) as lease:
         transfer = pool.transfer(lease, "d0", token_ids=PROMPT, timeout_s=1.0)

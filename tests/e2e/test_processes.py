@@ -1,17 +1,25 @@
 """The commands as a user runs them: real processes, real signals, exit codes."""
 
+import contextlib
 import pathlib
 import signal
-import subprocess
-import sys
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from memserve_jax.cli import main
 from memserve_jax.client import Client, ClientError
 from tests.helpers.goldens import load_golden
-from tests.helpers.processes import PATIENCE_S, ROOT, memserve
+from tests.helpers.processes import (
+    PATIENCE_S,
+    ROOT,
+    ProcessCluster,
+    memserve,
+    process_cluster,
+    refusal,
+    settings,
+)
+from tests.helpers.tiny import tiny_checkpoint
 
 GOLDEN = load_golden("llama3")
 SMALL = [  # what a process must be told so that it starts quickly
@@ -31,19 +39,17 @@ SMALL = [  # what a process must be told so that it starts quickly
 GREEDY = {"max_tokens": 24, "temperature": 0.0, "ignore_eos": True, "timeout_s": PATIENCE_S}
 
 
-def refused(arguments: Sequence[str]) -> str:
-    """Returns the one line of a process that must exit 2."""
-    done = subprocess.run(
-        [sys.executable, "-m", "memserve_jax.cli", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("memserve")]
-    return line
+def assert_serves(client: Client) -> None:
+    answer = client.generate(token_ids=GOLDEN.prompts[2], **GREEDY)
+    assert list(answer.token_ids) == GOLDEN.tokens[2]
+
+
+def until_known(cluster: ProcessCluster, name: str) -> None:
+    """Returns when the scheduler has been told of an instance again."""
+    while True:
+        with contextlib.suppress(ClientError):
+            if name in cluster.statuses():
+                return
 
 
 def test_serve_answers_and_ends_gently(tmp_path: pathlib.Path):
@@ -68,41 +74,29 @@ def test_serve_answers_and_ends_gently(tmp_path: pathlib.Path):
 
 
 def test_a_scheduler_outlives_its_instance(tmp_path: pathlib.Path):
-    scheduler_arguments = [
-        "scheduler",
-        "--port",
-        "0",
-        "--model",
-        GOLDEN.path,
-        "--set",
-        "scheduler.heartbeat_s=0.1",
-        "--set",
-        "scheduler.heartbeat_timeout_s=3",
-    ]
-    with memserve(*scheduler_arguments, log=tmp_path / "scheduler") as scheduler:
-        arguments = ["instance", "--name", "c0", "--role", "colocated"]
-        arguments += ["--scheduler", scheduler.target, *SMALL]
-        with Client(scheduler.target) as client:
-            with memserve(*arguments, log=tmp_path / "first") as instance:
-                assert instance.line.startswith("ready instance=c0 grpc=127.0.0.1:")
-                answer = client.generate(token_ids=GOLDEN.prompts[2], **GREEDY)
-                assert list(answer.token_ids) == GOLDEN.tokens[2]
-                stream = client.stream(token_ids=GOLDEN.prompts[2], **{**GREEDY, "max_tokens": 900})
-                next(stream)
-                instance.end(signal.SIGKILL)
-                with pytest.raises(ClientError) as caught:
-                    list(stream)
-                assert caught.value.code == "UNAVAILABLE"
-            with pytest.raises(ClientError) as caught:
-                client.generate(token_ids=GOLDEN.prompts[2], **GREEDY)
-            assert caught.value.code == "UNAVAILABLE"
-            with memserve(*arguments, log=tmp_path / "second") as instance:  # the same name again
-                answer = client.generate(token_ids=GOLDEN.prompts[2], **GREEDY)
-                assert list(answer.token_ids) == GOLDEN.tokens[2]
-                client.drain("c0", force=True)
-                assert instance.popen.wait(PATIENCE_S) == 0  # drained: it ends by itself
-            assert not client.status().instances
-        assert scheduler.end() == (0, "")
+    with process_cluster(GOLDEN.path, "colocated", folder=tmp_path) as cluster:
+        client = cluster.client
+        assert cluster["c0"].line.startswith("ready instance=c0 grpc=127.0.0.1:")
+        assert_serves(client)
+        stream = client.stream(token_ids=GOLDEN.prompts[2], **{**GREEDY, "max_tokens": 900})
+        next(stream)
+        cluster.kill("c0")
+        with pytest.raises(ClientError) as caught:
+            list(stream)
+        assert caught.value.code == "UNAVAILABLE"
+        with pytest.raises(ClientError) as caught:
+            client.generate(token_ids=GOLDEN.prompts[2], **GREEDY)
+        assert caught.value.code == "UNAVAILABLE"
+        cluster.restart("c0")  # the same name again
+        assert_serves(client)
+        cluster.kill("scheduler")
+        cluster.restart("scheduler")
+        until_known(cluster, "c0")
+        assert_serves(client)
+        client.drain("c0", force=True)
+        assert cluster["c0"].wait() == 0  # drained: it ends by itself
+        assert not client.status().instances
+        assert cluster.scheduler.end() == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -148,17 +142,21 @@ def test_a_command_that_cannot_be_says_why_and_exits_2(
     assert names in line
 
 
-def test_a_port_in_use_ends_the_process_with_2(tmp_path: pathlib.Path):
-    scheduler = ["scheduler", "--port", "0", "--model", GOLDEN.path]
-    with memserve(*scheduler, log=tmp_path / "scheduler") as first:
-        port = first.target.rpartition(":")[2]
-        assert f"port: {port} is in use" in refused(["serve", "--port", port, *SMALL])
-
-
-def test_an_instance_that_its_scheduler_refuses_exits_2(tmp_path: pathlib.Path):
-    scheduler = ["scheduler", "--port", "0", "--model", GOLDEN.path]
-    with memserve(*scheduler, log=tmp_path / "scheduler") as process:
-        instance = ["instance", "--role", "colocated", "--scheduler", process.target, *SMALL]
-        with memserve(*instance, "--name", "c0", log=tmp_path / "c0"):
-            other = ["--name", "c1", "--set", "mempool.block_size_tokens=8"]
-            assert "block_size_tokens" in refused([*instance, *other])
+def test_a_scheduler_refuses_what_does_not_fit_and_goes_on(tmp_path: pathlib.Path):
+    other = tiny_checkpoint(tmp_path / "other")
+    with process_cluster(GOLDEN.path, "colocated", folder=tmp_path) as cluster:
+        port = cluster.target.rpartition(":")[2]
+        instance = ["instance", "--name", "c1", "--role", "colocated"]
+        instance += ["--scheduler", cluster.target, *settings(GOLDEN.path, {})]
+        wrong = {
+            "block_size_tokens": [*instance, "--set", "mempool.block_size_tokens=8"],
+            "status.caching": [*instance, "--caching", "off"],
+            "status.model: c1 has 'other', allowed: 'llama3'": [*instance, "--model", other],
+            f"port: {port} is in use": ["serve", "--port", port, *SMALL],
+        }
+        with ThreadPoolExecutor(len(wrong)) as pool:
+            refused = list(pool.map(lambda arguments: refusal(*arguments), wrong.values()))
+        for names, found in zip(wrong, refused, strict=True):
+            assert names in found.line
+        assert_serves(cluster.client)
+        assert set(cluster.statuses()) == {"c0"}

@@ -11,11 +11,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import grpc
 
 from memserve_jax.client import Client
 from memserve_jax.core.config import parse_config
 from memserve_jax.launch.topology import InstancePlan, plan_cluster
 from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceStub
 
 ROOT = pathlib.Path(__file__).parents[2]
 PATIENCE_S = 120.0  # far more than anything on a tiny model takes
@@ -36,6 +40,8 @@ TINY = {  # section.key -> value: what makes processes start quickly, and tests 
 class Process:
     """One `memserve` process of ours."""
 
+    program: tuple[str, ...] = (sys.executable, "-m", "memserve_jax.cli")
+
     def __init__(self, name: str, arguments: Sequence[str], *, log_path: pathlib.Path):
         """Starts it; `wait_until_ready` waits for its line.
 
@@ -50,7 +56,7 @@ class Process:
         self.line = ""  # what it said on stdout once it was ready
         with log_path.open("ab") as log:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "memserve_jax.cli", *arguments],
+                [*self.program, *arguments],
                 cwd=ROOT,
                 env={**os.environ, **ENVIRONMENT},
                 stdin=subprocess.DEVNULL,
@@ -113,6 +119,30 @@ def memserve(*arguments: str, log: pathlib.Path) -> Iterator[Process]:
         process.close()
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """How a command ended that could not be."""
+
+    line: str  # why: the one line of its own
+    log: str  # all of its stderr
+
+
+def refusal(*arguments: str) -> Refusal:
+    """Runs a `memserve` that must exit 2, with one line of its own and nothing on stdout."""
+    done = subprocess.run(
+        [sys.executable, "-m", "memserve_jax.cli", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("memserve")]
+    return Refusal(line, done.stderr)
+
+
 def settings(path: str, overrides: Mapping[str, object]) -> list[str]:
     """Returns the options that all commands of a test cluster share.
 
@@ -125,7 +155,48 @@ def settings(path: str, overrides: Mapping[str, object]) -> list[str]:
     return ["--model", path, *pairs]
 
 
-class ProcessCluster:
+class Cluster:
+    """What a test may ask of a cluster of processes, however it was started."""
+
+    def __init__(self) -> None:
+        self._client: Client | None = None
+
+    @property
+    def target(self) -> str:
+        """HOST:PORT of the scheduler: the same in all its lives."""
+        raise NotImplementedError
+
+    @property
+    def client(self) -> Client:
+        """Of the scheduler."""
+        if self._client is None:
+            self._client = Client(self.target)
+        return self._client
+
+    def statuses(self) -> dict[str, pb.InstanceStatus]:
+        """Returns the state of each instance that the scheduler knows."""
+        return {each.instance: each for each in self.client.status().instances}
+
+    def counters(self) -> dict[str, pb.Counters]:
+        """Returns each instance's totals, once nothing is in flight."""
+        self.client.quiesce(timeout_s=PATIENCE_S)
+        return {name: status.counters for name, status in self.statuses().items()}
+
+    def settle(self) -> None:
+        """Waits until nothing is in flight; asserts that no lease is left, and all invariants."""
+        self.client.quiesce(timeout_s=PATIENCE_S)
+        for name, status in self.statuses().items():
+            with grpc.insecure_channel(status.target) as channel:
+                found = InstanceServiceStub(channel).Check(pb.CheckRequest(), timeout=PATIENCE_S)
+            assert found == pb.CheckReply(), f"{name}: {found}"
+
+    def close(self) -> None:
+        """Closes the client."""
+        if self._client is not None:
+            self._client.close()
+
+
+class ProcessCluster(Cluster):
     """A scheduler process and instance processes, started by the separate commands."""
 
     def __init__(
@@ -148,13 +219,13 @@ class ProcessCluster:
           tp: Of every instance, or by name (1 where it is not named).
           overrides: section.key -> value, laid over `TINY`.
         """
+        super().__init__()
         self._common = settings(path, overrides or {})
         self._caching = ["--caching", caching] if caching else []
         self._tp = tp
         self._folder = folder
         self._plans = plan_cluster(parse_config({"topology": topology})).instances
         self.processes: dict[str, Process] = {}  # by name; "scheduler" among them
-        self._client: Client | None = None
 
     @property
     def names(self) -> list[str]:
@@ -167,15 +238,8 @@ class ProcessCluster:
 
     @property
     def target(self) -> str:
-        """HOST:PORT of the scheduler: the same in all its lives."""
+        """See `Cluster`."""
         return self.scheduler.target
-
-    @property
-    def client(self) -> Client:
-        """Of the scheduler."""
-        if self._client is None:
-            self._client = Client(self.target)
-        return self._client
 
     def __getitem__(self, name: str) -> Process:
         return self.processes[name]
@@ -208,26 +272,9 @@ class ProcessCluster:
         self._start(name, arguments)
         self[name].wait_until_ready()
 
-    def statuses(self) -> dict[str, pb.InstanceStatus]:
-        """Returns the state of each instance that the scheduler knows."""
-        return {each.instance: each for each in self.client.status().instances}
-
-    def counters(self) -> dict[str, pb.Counters]:
-        """Returns each instance's totals, once nothing is in flight."""
-        self.client.quiesce(timeout_s=PATIENCE_S)
-        return {name: status.counters for name, status in self.statuses().items()}
-
-    def settle(self) -> None:
-        """Waits until nothing is in flight and asserts that no instance has a lease left."""
-        self.client.quiesce(timeout_s=PATIENCE_S)
-        for name, status in self.statuses().items():
-            leased = {tier.tier: tier.leased_blocks for tier in status.tiers}
-            assert leased == dict.fromkeys(leased, 0), name
-
     def close(self) -> None:
         """Makes sure that every process is gone."""
-        if self._client is not None:
-            self._client.close()
+        super().close()
         for process in self.processes.values():
             process.popen.kill()
         for process in self.processes.values():
@@ -268,3 +315,55 @@ def process_cluster(
         yield cluster
     finally:
         cluster.close()
+
+
+class ServedProcesses(Cluster):
+    """A `memserve serve --processes`, which looks after its own children."""
+
+    def __init__(self, serve: Process):
+        """For a process that is ready."""
+        super().__init__()
+        self.serve = serve
+
+    @property
+    def target(self) -> str:
+        """See `Cluster`."""
+        return self.serve.target
+
+    @property
+    def children(self) -> dict[str, int]:
+        """The process id of each child that lives, by name; `scheduler` among them."""
+        found = {}
+        for folder in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, IndexError):  # it ended meanwhile
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                words = (folder / "cmdline").read_text().split("\0")
+                if fields[1] == str(self.serve.pid) and fields[0] != "Z":
+                    is_instance = "--name" in words
+                    name = words[words.index("--name") + 1] if is_instance else "scheduler"
+                    found[name] = int(folder.name)
+        return found
+
+
+@contextlib.contextmanager
+def served_processes(
+    path: str,
+    *arguments: str,
+    folder: pathlib.Path,
+    overrides: Mapping[str, object] | None = None,
+) -> Iterator[ServedProcesses]:
+    """Runs `memserve serve --processes`; nothing of it is left afterwards.
+
+    Args:
+      path: Of the model.
+      arguments: Of the command.
+      folder: Where its log goes, that of its children in it: serve.log.
+      overrides: section.key -> value, laid over `TINY`.
+    """
+    command = ["serve", "--processes", "--port", "0", *arguments, *settings(path, overrides or {})]
+    with memserve(*command, log=folder / "serve.log") as serve:
+        cluster = ServedProcesses(serve)
+        try:
+            yield cluster
+        finally:
+            cluster.close()

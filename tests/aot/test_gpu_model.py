@@ -13,7 +13,7 @@ from tests.helpers.gpu import IGNORE_DEPRECATION
 
 pytestmark = pytest.mark.filterwarnings(IGNORE_DEPRECATION)
 
-TP, NUM_BLOCKS, NUM_ROWS, CHUNK_TOKENS, NUM_LAYERS = 4, 4096, 32, 512, 4
+TP, NUM_BLOCKS, NUM_ROWS, CHUNK_TOKENS, NUM_LAYERS = 4, 4096, 32, 512, 2
 KERNELS_A_LAYER = 2  # append and attention
 HBM_BYTES = 141e9  # of an H200
 

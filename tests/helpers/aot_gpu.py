@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import pathlib
 import re
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jax.experimental import serialize_executable, topologies
 from jax.sharding import AxisType, Mesh, use_abstract_mesh
@@ -40,8 +41,9 @@ dnn_version_info { major: 9 minor: 10 }
 runtime_version { major: 12 minor: 8 patch: 0 }
 device_description_str: "NVIDIA H200"
 """
-_TRITON = re.compile(r"__gpu\$xla\.gpu\.triton|triton_kernel_call")
-_MOSAIC = re.compile(r"mosaic_gpu")
+SHARED_BYTES = 232_448  # that one program may have, as above
+_TRITON, _MOSAIC = "__gpu$xla.gpu.triton", "mosaic_gpu"
+_SHARED = re.compile(r"shared_memory: (\d+) bytes")
 _COPY = re.compile(r" = \w+\[([\d,]+)\]\S* copy(?:-start)?\(")
 
 
@@ -59,12 +61,19 @@ class Compiled:
     """What the GPU compiler says of one program, per device."""
 
     argument_bytes: int
+    output_bytes: int
     alias_bytes: int  # of outputs that are arguments updated in place
     temp_bytes: int
     num_triton: int  # kernels by Pallas-Triton
     num_mosaic: int  # kernels by Mosaic GPU
+    shared_bytes: int  # of the hungriest program; Mosaic's are not counted, only held to fit
     has_machine_code: bool  # for sm_90, in the serialized executable
     text: str
+
+    @property
+    def hbm_bytes(self) -> int:
+        """At the peak."""
+        return self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes
 
     def copies_of(self, shape: tuple[int, ...]) -> int:
         """Returns how many copies of whole arrays of a (local) shape the program makes."""
@@ -72,28 +81,32 @@ class Compiled:
 
 
 def compile_for_gpu(
-    mesh: Mesh, function: Callable[..., Any], *arguments: Any, **jit: Any
+    mesh: Mesh, function: Callable[..., Any], *arguments: Any, **named: Any
 ) -> Compiled:
     """Compiles for the devices of `mesh`; raises whatever the compiler refuses with.
 
     Args:
       mesh: From `gpu_mesh`.
-      function: Jitted already, or to be jitted with `jit`.
+      function: Jitted.
       arguments: Abstract, on the mesh.
-      jit: Options of `jax.jit`.
+      named: Likewise.
     """
-    if not hasattr(function, "lower"):
-        function = jax.jit(function, **jit)
-    with use_abstract_mesh(mesh.abstract_mesh):
-        compiled = function.lower(*arguments).compile()
+    with use_abstract_mesh(mesh.abstract_mesh), tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder}
+        compiled = function.lower(*arguments, **named).compile(compiler_options=options)
+        dumps = [path.read_text() for path in pathlib.Path(folder).glob("*thunk_sequence.txt")]
     memory, text = compiled.memory_analysis(), compiled.as_text()
     calls = [line for line in text.splitlines() if "custom-call(" in line]
     return Compiled(
         argument_bytes=memory.argument_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes,
         alias_bytes=memory.alias_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes,
-        num_triton=sum(bool(_TRITON.search(line)) for line in calls),
-        num_mosaic=sum(bool(_MOSAIC.search(line)) for line in calls),
+        num_triton=sum(_TRITON in line for line in calls),
+        num_mosaic=sum(_MOSAIC in line for line in calls),
+        shared_bytes=max(
+            (int(size) for dump in dumps for size in _SHARED.findall(dump)), default=0
+        ),
         has_machine_code=b"\x7fELF" in serialize_executable.serialize(compiled)[0],
         text=text,
     )

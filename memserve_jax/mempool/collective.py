@@ -18,6 +18,7 @@ which end all others; one that lives and does not come is noticed by `Deadlines`
 call `fail`: that must end the process, for nothing else gets it out of a collective.
 """
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -67,6 +68,8 @@ class CollectiveTransport:
         self._timeout_s = timeout_s
         self._fail = fail
         self._watch = ReadinessWatch(f"{NAME}-payloads", clock)
+        self._lock = threading.Lock()
+        self._unready: set[Future[None]] = set()  # sendings whose payload is being computed
         self._end: CollectiveEnd | None = None
         self._pusher: Pusher | None = None
         self._accepter: Accepter | None = None
@@ -105,20 +108,20 @@ class CollectiveTransport:
             outcome.set_exception(TransferFailedError(f"{NAME}: {reason}"))
             return outcome
         late = TransferFailedError(f"{NAME}: no payload in {self._timeout_s} s")
+        with self._lock:
+            self._unready.add(outcome)
 
         def ready(error: Exception | None) -> None:
-            if outcome.done():
-                return
             if error is not None:
-                outcome.set_exception(TransferFailedError(f"{NAME}: the payload: {error}"))
-                return
-            _pass_on(pusher.push(transfer_id, part, payload, to), outcome)
+                self._give_up(outcome, TransferFailedError(f"{NAME}: the payload: {error}"))
+            elif self._take(outcome):
+                _pass_on(pusher.push(transfer_id, part, payload, to), outcome)
 
         self._watch.watch(
             [payload],
             timeout_s=self._timeout_s,
             on_ready=ready,
-            on_late=lambda: outcome.set_exception(late),
+            on_late=lambda: self._give_up(outcome, late),
         )
         return outcome
 
@@ -132,10 +135,25 @@ class CollectiveTransport:
     def close(self) -> None:
         """See `Transport.close`. Waits for a collective that has been entered: so does its peer."""
         self._watch.close()
+        with self._lock:
+            unready = list(self._unready)
+        for outcome in unready:
+            self._give_up(outcome, TransferFailedError(f"{NAME} is closing"))
         if self._pusher is not None:
             self._pusher.close()
         if self._end is not None:
             self._end.close()
+
+    def _take(self, outcome: "Future[None]") -> bool:
+        """Whether a sending still waits for its payload; it does not any more."""
+        with self._lock:
+            is_waiting = outcome in self._unready
+            self._unready.discard(outcome)
+        return is_waiting
+
+    def _give_up(self, outcome: "Future[None]", error: TransferFailedError) -> None:
+        if self._take(outcome):
+            outcome.set_exception(error)
 
 
 def _pass_on(done: "Future[None]", outcome: "Future[None]") -> None:

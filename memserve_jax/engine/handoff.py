@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable
 from typing import TypeGuard
 
-import jax
-
 from memserve_jax.core.types import CachingMode, TransferMode
 from memserve_jax.engine.batcher import Chunk
 from memserve_jax.engine.grouped_steps import Group
@@ -97,11 +95,9 @@ class HandOffs:
 
         return feed
 
-    def await_answers(self, step: jax.Array) -> None:
-        """Takes answers to fed streams while `step` is computed; returns when either is over."""
-        while any(map(_wants_answer, self._streams.values())):
-            if step.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
-                return
+    def await_answers(self, is_ready: Callable[[], bool]) -> None:
+        """Takes answers to fed streams while a step is computed; returns when either is over."""
+        while any(map(_wants_answer, self._streams.values())) and not is_ready():
             self._pool.wait(ANSWER_POLL_S)
 
     def _open(self, sequence: Sequence) -> Stream:

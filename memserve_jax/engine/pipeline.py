@@ -5,7 +5,7 @@ next input without leaving the device, and how far each row is, the host can cou
 row ends unforeseen (EOS, a stop string) is one token computed for nothing, and ignored.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -51,8 +51,8 @@ class Watcher(Protocol):
         """Returns what to call after each group of layers of the step of these chunks."""
         ...
 
-    def await_answers(self, step: Array) -> None:
-        """Called before a step's result is waited for: must return soon after it is ready."""
+    def await_answers(self, is_ready: Callable[[], bool]) -> None:
+        """Called before a step's result is waited for: returns soon after it is ready."""
         ...
 
 
@@ -88,7 +88,7 @@ class Pipeline:
         if self._unread is None:
             return []
         step, self._unread = self._unread, None
-        self._watcher.await_answers(step.result)
+        self._watcher.await_answers(_readiness(step.result))
         result = self._runner.read(step.result)
         now_s = self._clock.now_s()
         if step.num_prompt_tokens:
@@ -191,3 +191,7 @@ def _new_token(sequence: Sequence, result: StepResult, line: int) -> NewToken:
         tuple(result.top_logprobs[line, :wanted].tolist()),
     )
     return NewToken(sequence, token, float(result.logprobs[line]), top if wanted else None)
+
+
+def _readiness(result: Array) -> Callable[[], bool]:
+    return result.is_ready  # pyright: ignore[reportAttributeAccessIssue]

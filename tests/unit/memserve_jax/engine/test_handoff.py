@@ -173,27 +173,6 @@ def test_a_transfer_that_fails_ends_the_request_on_both_sides(pair_of):
         assert pair.answer("b", prompt).token_ids == naive_greedy(tuple(prompt), 8)
 
 
-def test_a_send_back_that_is_refused_is_dropped_and_counted(pair_of):
-    pair = pair_of(CachingMode.PD_CACHING_3)
-    pair.ask("a", random_prompt(20), SamplingParams(temperature=0.0, max_tokens=12))
-    pair.run(until=lambda: pair.answers["a"].token_ids[1:])
-    pair.channel.refuses.add("reserve")
-    pair.run()
-    assert pair.answers["a"].finish_reason is FinishReason.LENGTH
-    assert pair.decode.counters.kv_send_backs == 0
-    assert pair.decode.counters.kv_send_backs_dropped == 1
-
-
-def test_a_send_back_starts_after_the_last_token_was_handed_out(pair_of):
-    pair = pair_of(CachingMode.PD_CACHING_3)
-    pair.ask("a", random_prompt(20), SamplingParams(temperature=0.0, max_tokens=12))
-    pair.run(until=lambda: pair.answers["a"].finish_reason)
-    assert pair.decode.counters.kv_transfer_calls == 0
-    assert pair.decode.num_in_flight == 1
-    pair.run()
-    assert pair.decode.counters.kv_send_backs == 1
-
-
 PHASES = {
     "prefill_waiting": lambda pair: True,
     "prefilling": lambda pair: _phase(pair.prefill) is Phase.PREFILLING,

@@ -4,18 +4,8 @@ The scheduler names the peer; whether fetching pays is decided where the KV woul
 what that instance really holds.
 """
 
-from dataclasses import dataclass
-
-from memserve_jax.core.types import InstanceId, Request, Route
+from memserve_jax.core.types import FetchSource, InstanceId, Request, Route
 from scheduler.view import ClusterView
-
-
-@dataclass(frozen=True, slots=True)
-class FetchSource:
-    """A peer that holds more of a prompt than the instance that will prefill it."""
-
-    instance: InstanceId
-    num_tokens: int  # it is believed to hold, from position 0, in whole blocks
 
 
 def fetch_source(

@@ -83,7 +83,8 @@ class FetchOffer:
     num_tokens: int  # of the prompt
     num_held: int  # of them held here
     num_offered: int  # held there, from position 0
-    num_bytes: int  # of the KV between the two
+    num_blocks: int  # of KV between the two
+    num_bytes: int  # of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,14 @@ class SamplingParams:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class FetchSource:
+    """A peer that holds more of a prompt than the instance that will prefill it."""
+
+    instance: InstanceId
+    num_tokens: int  # it is believed to hold, from position 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What a client asked for, tokenised and resolved. Never changes."""
@@ -117,6 +125,7 @@ class Request:
     cache_salt: str = ""
     priority: int = 0  # lower goes first
     arrival_s: float = 0.0  # monotonic clock of the process that accepted it
+    fetch: FetchSource | None = None  # as the route says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,8 @@ OF_POOL = {  # field of Counters -> field of PoolCounters it repeats
     "kv_bytes_received": "bytes_received",
     "blocks_swapped_out": "blocks_swapped_out",
     "blocks_swapped_in": "blocks_swapped_in",
+    "kv_blocks_fetched": "blocks_fetched",
+    "kv_fetches_failed": "fetches_failed",
     "blocks_prefetched": "blocks_prefetched",
     "disk_blocks_written": "disk_blocks_written",
     "disk_blocks_read": "disk_blocks_read",

@@ -25,7 +25,7 @@ from memserve_jax.engine.inputs import RowTable
 from memserve_jax.engine.intake import Intake, Limits, context_limit
 from memserve_jax.engine.memory import SequenceMemory
 from memserve_jax.engine.pipeline import NewToken, Pipeline
-from memserve_jax.engine.preload import Preload
+from memserve_jax.engine.preload import FetchDecision, Preload, never
 from memserve_jax.engine.reports import ended, grown, handed_over, moved
 from memserve_jax.engine.runner import Progress, Runner, make_grouping
 from memserve_jax.engine.send_back import SendBacks
@@ -61,6 +61,7 @@ class Engine:
         clock: Clock,
         mempool: MemPoolSection | None = None,
         steps: Steps | None = None,
+        fetches: FetchDecision = never,
     ):
         self.instance, self.role = instance, role
         self._config, self._pool, self._clock = config, pool, clock
@@ -76,7 +77,9 @@ class Engine:
         self._switch = ModeSwitch(mempool)
         self._intake = Intake(limits=limits, card=card, tokenizer=tokenizer, clock=clock)
         caches = caching.decode_caches if role is Role.DECODE else caching.prefill_caches
-        self._preload = Preload(pool, caches=caches, timeout_s=mempool.prefetch_timeout_s)
+        self._preload = Preload(
+            pool, caches=caches, timeout_s=mempool.prefetch_timeout_s, fetches=fetches
+        )
         self._memory = SequenceMemory(
             pool,
             self._preload,

@@ -11,6 +11,7 @@ import jax
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.config import Config, MemPoolSection
+from memserve_jax.core.cost_model import CostModel, FetchCost
 from memserve_jax.core.embedded import embedded_model_path
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.kv_layout import KVLayout
@@ -19,6 +20,7 @@ from memserve_jax.core.tokenizer import Tokenizer, load_tokenizer
 from memserve_jax.core.types import CachingMode
 from memserve_jax.engine.engine import Engine
 from memserve_jax.engine.intake import context_limit
+from memserve_jax.engine.preload import FetchDecision, never
 from memserve_jax.launch.devices import acquire_devices
 from memserve_jax.launch.links import NO_LINKS, Links
 from memserve_jax.launch.topology import ClusterPlan, InstancePlan
@@ -177,6 +179,7 @@ def build_parts(
         tokenizer=recipe.tokenizer,
         clock=recipe.clock,
         mempool=recipe.config.mempool,
+        fetches=fetch_decision(recipe.config),
     )
     _log.info(
         "%s: KV capacity %d tokens (%d blocks of %d), context %d tokens",
@@ -195,6 +198,22 @@ def build_parts(
         tokenizer=recipe.tokenizer,
         clock=recipe.clock,
     )
+
+
+def fetch_decision(config: Config) -> FetchDecision:
+    """Returns what decides whether KV is fetched from a peer, by `mempool.fetch`."""
+    cost = config.scheduler.cost
+    prefill = CostModel(
+        fixed_s=cost.fixed_s,
+        s_per_token=cost.s_per_token,
+        s_per_token_pair=cost.s_per_token_pair,
+    )
+    decisions: dict[str, FetchDecision] = {
+        "never": never,
+        "always": lambda offer: True,
+        "cost": FetchCost(prefill=prefill).pays,
+    }
+    return decisions[config.mempool.fetch]
 
 
 def _build_pool(

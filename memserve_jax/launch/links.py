@@ -62,14 +62,14 @@ def make_links(role: Role, peers: Peers, situation: Situation) -> Links:
     """Returns the links of one instance. Call it in the asyncio loop of `peers`.
 
     Args:
-      role: A colocated instance exchanges nothing.
+      role: A colocated instance exchanges nothing, unless it may fetch.
       peers: Where the other instances are.
       situation: Decides which transports there are.
 
     Raises:
       ConfigError: none of the transports asked for can be had.
     """
-    if role is Role.COLOCATED:
+    if role is Role.COLOCATED and situation.section.fetch == "never":
         return NO_LINKS
     channel = GrpcPeerChannel(peers, asyncio.get_running_loop())
     makers = _makers(situation, channel)

@@ -1,9 +1,12 @@
 """What there is to know of a pool, without changing anything."""
 
+from collections.abc import Sequence
+
 from jax.sharding import NamedSharding
 
+from memserve_jax.core.cost_model import FetchOffer
 from memserve_jax.core.kv_layout import KVLayout
-from memserve_jax.core.types import InstanceId
+from memserve_jax.core.types import FetchSource, InstanceId
 from memserve_jax.mempool.counters import PoolCounters, PoolStatus
 from memserve_jax.mempool.exchange import Exchange
 from memserve_jax.mempool.memory import LocalMemory
@@ -81,3 +84,21 @@ class PoolFacts:
     def num_reservations(self) -> int:
         """Reservations that peers have here, waiting ones included."""
         return self._peers.receiver.num_open
+
+    def offer_of(
+        self, token_ids: Sequence[int], source: FetchSource, *, salt: str = ""
+    ) -> FetchOffer:
+        """Returns what a fetch from `source` could add to what `match` finds of a prompt here."""
+        layout = self.layout
+        max_blocks = (len(token_ids) - 1) // layout.block_size_tokens
+        num_held = self._memory.peek(token_ids, salt, max_blocks=max_blocks)
+        usable = min(source.num_tokens, len(token_ids) - 1)
+        num_offered = layout.whole_blocks(usable) * layout.block_size_tokens
+        num_blocks = max(0, num_offered - num_held) // layout.block_size_tokens
+        return FetchOffer(
+            num_tokens=len(token_ids),
+            num_held=num_held,
+            num_offered=num_offered,
+            num_blocks=num_blocks,
+            num_bytes=num_blocks * layout.block_bytes,
+        )

@@ -14,7 +14,16 @@ from typing import Any
 from memserve_jax.core.errors import InvalidRequestError
 from memserve_jax.core.model_card import ModelCard
 from memserve_jax.core.tokenizer import Tokenizer
-from memserve_jax.core.types import FinishReason, Request, RequestId, SamplingParams, Timing, Usage
+from memserve_jax.core.types import (
+    FetchSource,
+    FinishReason,
+    InstanceId,
+    Request,
+    RequestId,
+    SamplingParams,
+    Timing,
+    Usage,
+)
 from memserve_jax.proto import memserve_pb2 as pb
 
 MAX_LOGPROBS = 20
@@ -104,8 +113,15 @@ def to_request(
         sampling=_sampling(message.sampling, card, room),
         cache_salt=message.cache_salt,
         priority=message.priority,
+        fetch=_fetch_source(message.route),
         arrival_s=now_s,
     )
+
+
+def _fetch_source(route: pb.RouteInfo) -> FetchSource | None:
+    if not route.fetch_instance:
+        return None
+    return FetchSource(InstanceId(route.fetch_instance), route.fetch_tokens)
 
 
 def to_message(request: Request, route: pb.RouteInfo | None = None) -> pb.GenerateRequest:

@@ -50,7 +50,9 @@ class GenerateServicer(GenerateServiceServicer):
                 now_s=self._instance.parts.clock.now_s(),
             )
             with self._instance.streams.open(accepted.request_id) as events:
-                answer = _Answer(self._instance, accepted, where, events)
+                if accepted.fetch is not None:
+                    self._instance.peers.learn(accepted.fetch.instance, request.route.fetch_target)
+                answer = _Answer(self._instance, accepted, request.route, where, events)
                 if where == self._instance.identity.instance:
                     await answer.compute_here(context)
                 else:
@@ -99,6 +101,7 @@ class _Answer:
         self,
         instance: Instance,
         request: Request,
+        route: pb.RouteInfo,
         prefill: InstanceId,
         events: asyncio.Queue[Event],
     ):
@@ -106,6 +109,7 @@ class _Answer:
         self._engine = instance.parts.engine
         self._clock = instance.parts.clock
         self._request = request
+        self._route = route
         self._prefill = prefill
         self._events = events
         self._ended = False  # the engine has nothing more to say
@@ -144,7 +148,7 @@ class _Answer:
         request, identity = self._request, self._instance.identity
         stub = self._instance.peers.learn(self._prefill, target)
         message = pb.PrefillRequest(
-            request=to_message(request),
+            request=to_message(request, self._route),
             decode_instance=identity.instance,
             decode_target=self._instance.target,
             decode_epoch=identity.epoch,

@@ -69,6 +69,9 @@ class InstanceServicer(InstanceServiceServicer):
             )
             decode = InstanceId(request.decode_instance)
             self._instance.peers.learn(decode, request.decode_target)
+            if accepted.fetch is not None:
+                target = request.request.route.fetch_target
+                self._instance.peers.learn(accepted.fetch.instance, target)
             with self._instance.streams.open(accepted.request_id) as events:
                 await self._hand_over(accepted, decode, events, context)
 

@@ -4,8 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memserve_jax.core.cost_model import CostModel
-from memserve_jax.core.types import InstanceId, Request, RequestId, Role, Route, SamplingParams
-from scheduler.fetch_source import FetchSource, fetch_source
+from memserve_jax.core.types import (
+    FetchSource,
+    InstanceId,
+    Request,
+    RequestId,
+    Role,
+    Route,
+    SamplingParams,
+)
+from scheduler.fetch_source import fetch_source
 from scheduler.view import ClusterView, InstanceLoad
 
 S = 16

@@ -59,7 +59,7 @@ def test_fetching_pays_where_it_is_quicker_than_computing():
         fixed_s=0.01,
         bytes_per_s=1e6,
     )
-    offer = FetchOffer(num_tokens=100, num_held=16, num_offered=96, num_bytes=60_000)
+    offer = FetchOffer(num_tokens=100, num_held=16, num_offered=96, num_blocks=5, num_bytes=60_000)
     assert cost.predicted_s(offer) == pytest.approx(0.07)
     assert cost.saved_s(offer) == pytest.approx(0.08)
     assert cost.pays(offer)

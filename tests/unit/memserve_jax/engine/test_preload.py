@@ -1,13 +1,16 @@
 """Waiting for hits: nobody waits behind who waits, nobody waits for ever, nothing stays behind."""
 
+import dataclasses
 import threading
 
 import numpy as np
 import pytest
 
 from memserve_jax.core.config import MemPoolSection
-from memserve_jax.core.types import SamplingParams
+from memserve_jax.core.cost_model import FetchOffer
+from memserve_jax.core.types import FetchSource, InstanceId, SamplingParams
 from memserve_jax.engine.preload import Preload
+from memserve_jax.engine.sequence import Duty
 from memserve_jax.mempool.pool import MemPool
 from tests.helpers.engines import (
     Answered,
@@ -236,3 +239,75 @@ def test_a_restarted_engine_goes_on_from_disk(tmp_path):
     assert answered.usage.cached_tokens == 56
     np.testing.assert_array_equal(answered.token_ids, naive_greedy(tuple(prompt), 4))
     again.close()
+
+
+OFFER = FetchOffer(num_tokens=9, num_held=2, num_offered=8, num_blocks=3, num_bytes=48)
+
+
+class FetchingPool(FakePool):
+    """Gives out fetches too."""
+
+    def __init__(self, offer=OFFER):
+        super().__init__()
+        self.offer, self.fetches = offer, []
+
+    def offer_of(self, token_ids, source, *, salt):
+        return self.offer
+
+    def fetch(self, token_ids, owner, *, salt, timeout_s):
+        self.fetches.append((owner, FakeLoad(1)))
+        return self.fetches[-1][1]
+
+
+def fetching(pool, decision, **changes):
+    preload = Preload(pool, caches=True, timeout_s=1.0, fetches=decision)
+    sequence = make_sequence()
+    source = FetchSource(InstanceId("p1"), 8)
+    sequence.request = dataclasses.replace(sequence.request, fetch=source)
+    for name, value in changes.items():
+        setattr(sequence, name, value)
+    preload.begin(sequence)
+    return preload, sequence
+
+
+def test_a_peer_is_asked_once_the_own_hits_are_here():
+    pool, asked = FetchingPool(), []
+    preload, sequence = fetching(pool, lambda offer: asked.append(offer) or True)
+    assert not preload.ready(sequence)
+    assert pool.fetches == []
+    pool.loads[0].is_done = True
+    assert not preload.ready(sequence)
+    assert asked == [OFFER]
+    ((owner, fetch),) = pool.fetches
+    assert owner == "p1"
+    preload.settle()
+    fetch.is_done = True
+    assert preload.settle()
+    assert preload.ready(sequence)
+    assert len(pool.fetches) == 1
+
+
+def test_a_fetch_is_cancelled_with_its_request():
+    pool = FetchingPool()
+    preload, sequence = fetching(pool, lambda offer: True)
+    pool.loads[0].is_done = True
+    preload.settle()
+    preload.cancel(sequence)
+    assert pool.fetches[0][1].cancelled
+
+
+@pytest.mark.parametrize(
+    ("decision", "offer", "changes"),
+    [
+        (lambda offer: False, OFFER, {}),
+        (lambda offer: True, dataclasses.replace(OFFER, num_offered=2), {}),
+        (lambda offer: True, OFFER, {"cached_tokens": 4}),  # computed once already
+        (lambda offer: True, OFFER, {"duty": Duty.DECODE}),
+    ],
+)
+def test_nothing_is_fetched_that_is_of_no_use(decision, offer, changes):
+    pool = FetchingPool(offer)
+    preload, sequence = fetching(pool, decision, **changes)
+    pool.loads[0].is_done = True
+    assert preload.ready(sequence)
+    assert pool.fetches == []

@@ -176,14 +176,19 @@ class DiskTier:
         self._places.move_to_end(block.name)
         return True
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether blocks can be written: not while the disk is far behind, or when it failed."""
+        is_behind = len(self._pending) + len(self._reserved) >= self._max_pending
+        return self._failure is None and not is_behind
+
     def reserve(self, block: BlockName) -> bool:
         """Finds a place for a block that is not on DISK, which `write` must follow soon.
 
         Returns:
           Whether it may be written; not so while the disk is far behind, or when it has failed.
         """
-        is_behind = len(self._pending) + len(self._reserved) >= self._max_pending
-        if self._failure is not None or is_behind or not self._make_place():
+        if not self.takes_more or not self._make_place():
             self.num_skipped += 1
             return False
         self._enter(block)
@@ -192,8 +197,9 @@ class DiskTier:
 
     def write(self, block: BlockName, source: Source) -> None:
         """Has a block written for which there is a place. `source` is called by a thread."""
-        self._reserved.remove(block.name)
-        if block.name in self._places:
+        is_wanted = block.name in self._reserved and block.name in self._places
+        self._reserved.discard(block.name)
+        if is_wanted:  # else another took its place meanwhile
             self._pending[block.name] = source
             self._writer.submit(self._write, block, source)
 
@@ -267,10 +273,14 @@ class DiskTier:
     def _make_place(self) -> bool:
         if self.allocator.num_free:
             return True
-        if not self.allocator.num_idle:
-            return False
-        self._forget(next(p for p in self._places.values() if not self.allocator.is_leased(p)))
-        return True
+        for name in self._places:
+            while followers := self._after.get(name):  # what nobody finds without it goes first
+                name = next(iter(followers))
+            place = self._places[name]
+            if not self.allocator.is_leased(place):
+                self._forget(place)
+                return True
+        return False
 
     def _enter(self, block: BlockName) -> None:
         (place,) = self.allocator.alloc(1)

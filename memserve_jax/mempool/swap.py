@@ -35,12 +35,24 @@ class Outgoing:
     hbm_to_disk: list[tuple[BlockName, BlockId]] = field(default_factory=list)
     host_to_disk: list[tuple[BlockName, BlockId]] = field(default_factory=list)
 
+    def add_to_disk(self, name: BlockName, node: PrefixNode) -> None:
+        """Notes that a node's block is to be written, from wherever its bytes are now."""
+        hbm, host = node.value.hbm, node.value.host
+        if hbm is None and host is not None:
+            hbm = self.to_host.get(host)  # on its way to HOST
+        if hbm is not None:
+            self.hbm_to_disk.append((name, hbm))
+        else:
+            assert host is not None, "a node that nobody holds"
+            self.host_to_disk.append((name, host))
+
 
 class Swapper:
     """Evicts, swaps out and swaps in, LRU first: HBM -> HOST -> DISK -> gone.
 
     A block that leaves HBM goes to HOST if HOST has a free block, or holds something used less
-    recently. What no other tier in memory holds any more is written to DISK, unless it is there.
+    recently. What no other tier in memory holds any more is written to DISK, unless it is there,
+    and so is what comes before it in its prefix.
     """
 
     def __init__(
@@ -217,17 +229,25 @@ class Swapper:
                 if each is node:
                     return False  # without it nobody finds what follows
                 continue
-            holding = each.value
-            hbm = holding.hbm
-            if hbm is None:
-                assert holding.host is not None
-                hbm = out.to_host.get(holding.host)
-            if hbm is not None:
-                out.hbm_to_disk.append((name, hbm))
-            elif holding.host is not None:
-                out.host_to_disk.append((name, holding.host))
+            out.add_to_disk(name, each)
+        self._write_before(node, disk, out)
         self._index.remove(node)
         return True
+
+    def _write_before(self, node: PrefixNode, disk: DiskTier, out: Outgoing) -> None:
+        """Writes what comes before a node too, so that a later life of the pool finds it."""
+        missing: list[tuple[PrefixNode, BlockName]] = []
+        above = node.parent
+        while above is not None and above.parent is not None:
+            name = disk.name_of(above)
+            if disk.keeps(name):
+                break
+            missing.append((above, name))
+            above = above.parent
+        for each, name in reversed(missing):
+            if not disk.takes_more or not disk.reserve(name):
+                return
+            out.add_to_disk(name, each)
 
     def _host_block_for(self, node: PrefixNode, out: Outgoing) -> BlockId | None:
         """Leases a HOST block for a node, from something used less recently if need be."""

@@ -13,7 +13,7 @@ from memserve_jax.core.block_keys import BlockKeys
 
 V = TypeVar("V")
 
-_FIRST_STEP = 32  # blocks compared first, where a prompt may leave a run early
+_FIRST_STEP = 64  # blocks compared first, where a prompt may leave a run early
 
 
 class Node(Generic[V]):
@@ -147,7 +147,7 @@ class PromptTree(Generic[V]):
         path: list[Node[V]] = []
         run = self._roots.get((salt, keys.width))
         done, num_blocks = 0, len(keys)
-        while run is not None and done < num_blocks:
+        while run is not None and run.children and done < num_blocks:
             run = run.children.get(keys.text(done, done + 1))
             if run is None:
                 break

@@ -182,7 +182,10 @@ class LocalMemory:
         """
         keys = self._keys(token_ids, max_blocks)
         path = self.index.find(salt, keys)
-        return self._lease_path(path, self._find_on_disk(salt, keys, path) if on_disk else [])
+        places = self._find_on_disk(salt, keys, path) if on_disk and self.disk else []
+        if not path and not places:
+            return self.book.open([], 0)
+        return self._lease_path(path, places)
 
     def match_on_disk(
         self, token_ids: Sequence[int], salt: str, *, max_blocks: int

@@ -3,6 +3,7 @@
 Every answer is compared with what `transformers` gave for the same checkpoint.
 """
 
+import pathlib
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ AXES: dict[str, list[Any]] = {
     "caching": list(CachingMode),
     "block": [16, 8, 32],
     "chunk": [32, 16],
-    "pressure": ["roomy", "recompute", "swap"],
+    "pressure": ["roomy", "recompute", "swap", "disk"],
     "tp": ["1+1", "2+1", "1+2"],  # prefill + decode; colocated instances have the first
 }
 MODELS = {16: "llama3", 8: "llama3", 32: "mistral"}  # by block: each pair costs its compilations
@@ -43,7 +44,7 @@ CASES = full_product(AXES, is_possible)
 SELECTED = pairwise(CASES)
 
 
-def config_of(case: Case, path: str) -> Config:
+def config_of(case: Case, path: str, folder: pathlib.Path) -> Config:
     """Returns the cluster of `case`.
 
     Instances of one device share device 0 where there are three, so that most of what is
@@ -62,26 +63,28 @@ def config_of(case: Case, path: str) -> Config:
                 "devices": narrow if tp == 1 else [1, 2],
             }
         )
-    is_roomy, swaps = case["pressure"] == "roomy", case["pressure"] == "swap"
+    pressure = case["pressure"]
     return tiny_config(
         path,
         instances=instances,
         caching=case["caching"],
         mempool={
             "block_size_tokens": case["block"],
-            "hbm_blocks": ROOMY_BLOCKS if is_roomy else TIGHT_TOKENS // case["block"],
-            "host_gb": 0.01 if swaps else 0.0,
+            "hbm_blocks": ROOMY_BLOCKS if pressure == "roomy" else TIGHT_TOKENS // case["block"],
+            "host_gb": {"swap": 0.01, "disk": 0.0001}.get(pressure, 0.0),
+            "disk_gb": 0.01 if pressure == "disk" else 0.0,
+            "disk_path": str(folder),
         },
         engine={
             "chunk_tokens": case["chunk"],
-            "preemption": "swap" if swaps else "recompute",
+            "preemption": "swap" if pressure in ("swap", "disk") else "recompute",
         },
     )
 
 
-def check(case: Case) -> None:
+def check(case: Case, folder: pathlib.Path) -> None:
     golden = load_golden(MODELS[case["block"]])
-    with running(config_of(case, golden.path)) as served:
+    with running(config_of(case, golden.path, folder)) as served:
         check_golden_turns(served.client, golden)
 
 
@@ -91,11 +94,11 @@ def test_the_selection_is_small_and_meets_every_pair():
 
 
 @pytest.mark.parametrize("case", SELECTED, ids=label)
-def test_greedy_tokens(case: Case):
-    check(case)
+def test_greedy_tokens(case: Case, tmp_path: pathlib.Path):
+    check(case, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case not in SELECTED], ids=label)
-def test_greedy_tokens_in_every_other_case(case: Case):
-    check(case)
+def test_greedy_tokens_in_every_other_case(case: Case, tmp_path: pathlib.Path):
+    check(case, tmp_path)

@@ -10,10 +10,10 @@ COMMANDS = {  # command -> module, what it measures
     "serve": (f"{_FOLDER}.bench_serve", "A server's latencies under load."),
     "engine": (f"{_FOLDER}.bench_engine", "The engine against a bare loop over the same step."),
     "pool": (f"{_FOLDER}.bench_pool", "The memory pool's calls, index and tiers."),
+    "transfer": (f"{_FOLDER}.bench_transfer", "Every transport, beside memcpy and a socket."),
     "model": (f"{_FOLDER}.bench_model", "A whole model against the device's bounds, and peers."),
 }
 COMING = {  # command -> what brings it
-    "transfer": "the MemPool issue",
     "kernels": "the kernels issue",
     "route": "the scheduler issue",
     "fit": "the scheduler issue",

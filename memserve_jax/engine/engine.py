@@ -75,6 +75,7 @@ class Engine:
         self._block_size_tokens = size
         mempool = mempool or MemPoolSection()
         self._switch = ModeSwitch(mempool)
+        self.copies = self._switch.copies(pool.layout)
         self._intake = Intake(limits=limits, card=card, tokenizer=tokenizer, clock=clock)
         caches = caching.decode_caches if role is Role.DECODE else caching.prefill_caches
         self._preload = Preload(

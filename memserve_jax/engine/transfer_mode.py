@@ -1,6 +1,9 @@
 """Which transfer mode is in use: the one that was set, or the one that suits the load."""
 
+from dataclasses import dataclass
+
 from memserve_jax.core.config import MemPoolSection
+from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import TransferMode
 
 
@@ -24,6 +27,14 @@ def mode_under_load(
     if queued_tokens <= low_tokens:
         return TransferMode.BY_LAYER
     return current
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copies:
+    """What blocks are packed into and unpacked from, beside whole blocks."""
+
+    spans: tuple[int, ...]  # numbers of layers, that of whole blocks included
+    has_cells: bool  # one side of one layer of one block
 
 
 class ModeSwitch:
@@ -55,6 +66,16 @@ class ModeSwitch:
     def is_always_by_layer(self) -> bool:
         """Whether every request is."""
         return not self._is_automatic and self._mode is TransferMode.BY_LAYER
+
+    def copies(self, layout: KVLayout) -> Copies:
+        """Returns what transfers between instances of this mode are made of."""
+        spans = {layout.num_layers}
+        if self.may_be_by_layer:
+            spans |= {count for _, count in layout.layer_groups(self._mempool.layer_groups)}
+        return Copies(
+            spans=tuple(sorted(spans, reverse=True)),
+            has_cells=self._mode is TransferMode.BY_REQUEST,
+        )
 
     def observe(self, queued_tokens: int) -> None:
         """Takes a load into account; see `mode_under_load`."""

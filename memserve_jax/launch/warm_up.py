@@ -32,7 +32,10 @@ def _warm_up_one(parts: EngineParts, progress: Callable[[int, int, str], None]) 
     parts.engine.warm_up(progress)
     if moves_kv(parts):
         most = -(-parts.engine.max_context_tokens // parts.identity.block_size_tokens)
-        parts.pool.warm_up(min(most, parts.pool.num_hbm_blocks))
+        copies = parts.engine.copies
+        parts.pool.warm_up(
+            min(most, parts.pool.num_hbm_blocks), spans=copies.spans, cells=copies.has_cells
+        )
 
 
 class _Sums:

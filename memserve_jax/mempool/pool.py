@@ -6,7 +6,7 @@ stays put until its lease is closed, and only unleased blocks are evicted. KV th
 but not indexed is *active*, KV that is indexed is *historical*.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Unpack, overload
 
 from jax.sharding import Mesh
@@ -360,10 +360,15 @@ class MemPool(PoolFacts):
         self._peers.peers_changed(live)
 
     def warm_up(
-        self, max_blocks: int, progress: Callable[[int, int, str], None] | None = None
+        self,
+        max_blocks: int,
+        progress: Callable[[int, int, str], None] | None = None,
+        *,
+        spans: Collection[int] | None = None,
+        cells: bool = False,
     ) -> None:
-        """Compiles the copies of up to `max_blocks` blocks. `progress(done, total, what)`."""
-        self._memory.pages.warm_up(max_blocks, progress)
+        """Compiles the copies of up to `max_blocks` blocks. Args as `PageStore.warm_up`."""
+        self._memory.pages.warm_up(max_blocks, progress, spans=spans, cells=cells)
 
     def close(self) -> None:
         """Fails what is under way, both ways, and gives it back. No call but `check` may follow."""

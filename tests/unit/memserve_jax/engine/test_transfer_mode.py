@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memserve_jax.core.config import MemPoolSection
+from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import TransferMode
 from memserve_jax.engine.transfer_mode import ModeSwitch, mode_under_load
 
@@ -64,3 +65,21 @@ def test_auto_may_be_either():
     switch = ModeSwitch(MemPoolSection(transfer_mode="auto"))
     assert switch.may_be_by_layer
     assert not switch.is_always_by_layer
+
+
+@pytest.mark.parametrize(
+    ("mode", "spans", "has_cells"),
+    [
+        ("by_layer", (7, 2, 1), False),
+        ("auto", (7, 2, 1), False),
+        ("by_request", (7,), True),
+        ("by_request_aggregated", (7,), False),
+    ],
+)
+def test_what_transfers_are_made_of(mode, spans, has_cells):
+    layout = KVLayout(
+        num_layers=7, num_kv_heads=1, block_size_tokens=2, head_dim=2, dtype="float32"
+    )
+    switch = ModeSwitch(MemPoolSection(transfer_mode=mode, layer_groups=4))
+    copies = switch.copies(layout)
+    assert (copies.spans, copies.has_cells) == (spans, has_cells)

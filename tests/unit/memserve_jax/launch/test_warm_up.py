@@ -56,3 +56,34 @@ def test_a_colocated_instance_moves_kv_only_between_tiers(path: str):
 
     assert not asyncio.run(run(0.0))
     assert asyncio.run(run(0.01))
+
+
+@pytest.mark.parametrize(
+    ("mode", "num_steps", "has_cells"),
+    [
+        pytest.param("by_layer", 3 * 2, False, marks=pytest.mark.slow),
+        ("auto", 3 + 3 * 2, False),
+        pytest.param("by_request", 3, True, marks=pytest.mark.slow),
+        pytest.param("by_request_aggregated", 3, False, marks=pytest.mark.slow),
+    ],
+)
+def test_transfer_modes_are_warmed_up(path: str, mode: str, num_steps: int, has_cells: bool):
+    """Two layers: two groups of one; three rungs of 16, 32, 64 tokens."""
+    config = tiny_config(
+        path,
+        "1p1d",
+        mempool={"transfer_mode": mode, "hbm_blocks": 8},
+        engine={"warm_up": True, "max_running": 2, "max_context_tokens": 128},
+    )
+
+    async def run() -> None:
+        cluster = await LocalCluster.launch(config)
+        try:
+            prefill, pool = (each[InstanceId("p0")] for each in (cluster.engines, cluster.pools))
+            num_copies = 4 * (2 if mode in ("by_layer", "auto") else 1) + has_cells
+            assert pool.counters.compiled_shapes == 2 * num_copies  # gather and scatter
+            assert prefill.counters.compiled_shapes == num_steps + 2 * num_copies
+        finally:
+            await cluster.stop()
+
+    asyncio.run(run())

@@ -1,0 +1,213 @@
+"""A cluster of processes in which one is killed at a chosen moment, and what is left after."""
+
+import contextlib
+import dataclasses
+import pathlib
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import grpc
+
+from memserve_jax.client import Client, ClientError
+from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceStub
+from tests.helpers.breakpoints import Breakpoints
+from tests.helpers.goldens import Golden
+from tests.helpers.processes import PATIENCE_S, Process, ProcessCluster
+
+TRANSFER_TIMEOUT_S = 4.0
+HEARTBEAT_TIMEOUT_S = 2.0
+ENDS_WITHIN_S = 20.0  # of a request, after the kill: the time-outs above, on a busy machine
+NUM_TOKENS = 24
+PROMPT = 4  # of the golden: 90 tokens, three chunks
+
+# Where a request or a transfer can be, and the process that sees it there: the sender's phases,
+# the receiver's, the request's own; then the way back under pd_caching_3.
+MOMENTS: tuple[tuple[str, str], ...] = (
+    ("p0", "sequence.waiting"),
+    ("p0", "sequence.prefilling"),
+    ("p0", "sequence.handing_off"),
+    ("p0", "transfer.pending"),
+    ("p0", "transfer.reserved"),
+    ("p0", "transfer.moving"),
+    ("p0", "transfer.committing"),
+    ("p0", "transfer.done"),
+    ("d0", "reservation.open"),
+    ("d0", "reservation.landed"),
+    ("d0", "reservation.committed"),
+    ("d0", "sequence.awaiting_kv"),
+    ("d0", "sequence.running"),
+    ("d0", "sequence.finished"),
+    ("d0", "transfer-back.pending"),
+    ("d0", "transfer-back.moving"),
+    ("d0", "transfer-back.committing"),
+    ("p0", "reservation-back.open"),
+    ("p0", "reservation-back.landed"),
+    ("p0", "reservation-back.committed"),
+)
+VICTIMS = ("p0", "d0", "scheduler")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What the client saw."""
+
+    code: str  # OK: a whole answer; else the gRPC status
+    token_ids: tuple[int, ...]
+    seconds: float  # from the kill to the end
+
+
+class KillLab:
+    """A 1p1d of processes with breakpoints."""
+
+    def __init__(self, cluster: ProcessCluster, golden: Golden, folder: pathlib.Path):
+        self.cluster = cluster
+        self.golden = golden
+        self.breakpoints = Breakpoints(folder)
+        self._turn = 0
+
+    def strike(self, place: str, phase: str, victim: str) -> Outcome:
+        """Kills `victim` when `place` enters `phase`, with a request under way; cleans up after.
+
+        Asserts that the survivors hold nothing, and that the cluster answers as before once the
+        victim is back.
+        """
+        self._turn += 1
+        answer = _Answer(self.cluster.target, self._prompt(), salt=f"strike-{self._turn}")
+        self.breakpoints.arm(place, phase)
+        answer.start()
+        hit = self.breakpoints.wait(place, phase, timeout_s=PATIENCE_S)
+        assert hit, f"{place} never entered {phase}: {answer.outcome}\n{self._logs()}"
+        killed_s = time.monotonic()
+        self.cluster.kill(victim)
+        self.breakpoints.go()
+        answer.join(PATIENCE_S)
+        assert answer.outcome is not None, f"the request did not end\n{self._logs()}"
+        code, tokens = answer.outcome
+        outcome = Outcome(code, tokens, answer.ended_s - killed_s)
+        self._expect_clean(victim)
+        self.cluster.restart(victim)
+        self.breakpoints.clear()
+        self._expect_answers()
+        return outcome
+
+    def _prompt(self) -> list[int]:
+        return list(self.golden.prompts[PROMPT])
+
+    def _expect_clean(self, victim: str) -> None:
+        """Asserts that no survivor holds anything for the dead, and that all invariants hold."""
+        for name in self.cluster.names:
+            if name != victim:
+                found = check_instance(self.cluster[name].target)
+                wanted = pb.CheckReply()
+                assert found == wanted, f"{name} after {victim} died: {found}\n{self._logs()}"
+
+    def _expect_answers(self) -> None:
+        """Asserts that a request is answered right, once all instances have registered."""
+        deadline_s = time.monotonic() + ENDS_WITHIN_S
+        expected = tuple(self.golden.tokens[PROMPT][:NUM_TOKENS])
+        while True:
+            salt = f"after-{self._turn}"
+            answer = _Answer(self.cluster.target, self._prompt(), salt=salt)
+            answer.start()
+            answer.join(PATIENCE_S)
+            assert answer.outcome is not None
+            code, tokens = answer.outcome
+            if code == "OK":
+                assert tokens == expected
+                return
+            assert code == "UNAVAILABLE", f"{code}\n{self._logs()}"
+            assert time.monotonic() < deadline_s, f"no answer after a restart\n{self._logs()}"
+            time.sleep(0.1)
+
+    def _logs(self) -> str:
+        processes = self.cluster.processes.items()
+        return "\n".join(f"--- {name}\n{each.log[-3000:]}" for name, each in processes)
+
+
+def check_instance(target: str) -> pb.CheckReply:
+    """Returns what an instance's own checks say once it has come to rest.
+
+    Raises:
+      AssertionError: it did not come to rest in time.
+    """
+    with grpc.insecure_channel(target) as channel:
+        stub = InstanceServiceStub(channel)
+        try:
+            stub.Quiesce(pb.QuiesceRequest(), timeout=ENDS_WITHIN_S)
+        except grpc.RpcError as error:
+            state = stub.Check(pb.CheckRequest(), timeout=PATIENCE_S)
+            raise AssertionError(f"{target}: not at rest ({error}): {state}") from None
+        return stub.Check(pb.CheckRequest(), timeout=PATIENCE_S)
+
+
+class _Cluster(ProcessCluster):
+    """Its processes have breakpoints."""
+
+    points: pathlib.Path
+
+    def _start(self, name: str, arguments: Sequence[str]) -> None:
+        points, log_path = self.points, self._folder / f"{name}.log"
+
+        class Stopping(Process):
+            program = (sys.executable, "-m", "tests.helpers.breakpoints", str(points), name)
+
+        self.processes[name] = Stopping(name, arguments, log_path=log_path)
+
+
+class _Answer(threading.Thread):
+    """One request, in a thread of its own."""
+
+    def __init__(self, target: str, prompt: list[int], *, salt: str):
+        super().__init__(daemon=True)
+        self._target, self._prompt, self._salt = target, prompt, salt
+        self.outcome: tuple[str, tuple[int, ...]] | None = None
+        self.ended_s = 0.0
+
+    def run(self) -> None:
+        tokens: list[int] = []
+        code = "OK"
+        try:
+            with Client(self._target) as client:
+                stream = client.stream(
+                    token_ids=self._prompt,
+                    max_tokens=NUM_TOKENS,
+                    temperature=0.0,
+                    ignore_eos=True,
+                    cache_salt=self._salt,
+                    timeout_s=PATIENCE_S,
+                )
+                for chunk in stream:
+                    tokens += chunk.token_ids
+        except ClientError as error:
+            code = error.code
+        self.ended_s = time.monotonic()
+        self.outcome = (code, tuple(tokens))
+
+
+@contextlib.contextmanager
+def kill_lab(
+    golden: Golden, *, folder: pathlib.Path, overrides: Mapping[str, object] | None = None
+) -> Iterator[KillLab]:
+    """Runs a 1p1d under pd_caching_3 with short time-outs, every process with breakpoints."""
+    points = folder / "breakpoints"
+    points.mkdir()
+    cluster = _Cluster(
+        golden.path,
+        "1p1d",
+        folder=folder,
+        caching="pd_caching_3",
+        overrides={
+            "mempool.transfer_timeout_s": TRANSFER_TIMEOUT_S,
+            "scheduler.heartbeat_timeout_s": HEARTBEAT_TIMEOUT_S,
+            **(overrides or {}),
+        },
+    )
+    cluster.points = points
+    try:
+        cluster.start()
+        yield KillLab(cluster, golden, points)
+    finally:
+        cluster.close()

@@ -24,6 +24,7 @@ _COLUMNS = (
     "waiting",
     "hbm blocks",
     "host blocks",
+    "disk blocks",
     "hit rate",
     "output tokens",
     "KV sent",
@@ -109,6 +110,7 @@ def _row(status: pb.InstanceStatus) -> list[str]:
         str(status.waiting),
         _blocks(tiers.get("hbm")),
         _blocks(tiers.get("host")),
+        _blocks(tiers.get("disk")),
         _share(counters.cached_tokens, counters.prompt_tokens),
         str(counters.output_tokens),
         f"{counters.kv_blocks_sent} ({_size(float(counters.kv_bytes_sent))})",
@@ -118,11 +120,12 @@ def _row(status: pb.InstanceStatus) -> list[str]:
 
 
 def _blocks(tier: pb.TierStatus | None) -> str:
-    """Blocks in use of all, and how many of those are cached prefixes."""
+    """Blocks in use of all, and how many of those are cached prefixes, and how many pinned."""
     if tier is None or not tier.num_blocks:
         return "-"
     used = tier.num_blocks - tier.free_blocks
-    return f"{used}/{tier.num_blocks} ({tier.indexed_blocks} cached)"
+    pinned = f", {tier.pinned_blocks} pinned" if tier.pinned_blocks else ""
+    return f"{used}/{tier.num_blocks} ({tier.indexed_blocks} cached{pinned})"
 
 
 def _transport(status: pb.TransportStatus) -> str:

@@ -14,7 +14,16 @@ def test_a_table(memserve, server, monkeypatch):
     ended = memserve("status", "--target", server.target)
     assert ended.status == 0
     assert "1 instances, caching pd_caching_3, policy min_ttft, 12 requests routed" in ended.out
-    for text in ("p0", "prefill", "serving", "4/64 (3 cached)", "25%", "9 (1.5 MB)", "4 (2.0 kB)"):
+    for text in (
+        "p0",
+        "prefill",
+        "serving",
+        "disk blocks",
+        "4/64 (3 cached)",
+        "25%",
+        "9 (1.5 MB)",
+        "4 (2.0 kB)",
+    ):
         assert text in ended.out
     assert "tcp (3 calls, 1.5 GB/s), jax_transfer" in ended.out
 

@@ -69,22 +69,28 @@ class SoloInstance:
         peers = Peers()
         situation = Situation(section=config.mempool, clock=recipe.clock, host=config.host)
         links = make_links(role, peers, situation)
-        bundle = bundles[instance.devices]
-        parts = await asyncio.to_thread(
-            build_parts, recipe, instance, bundle, num_sharing=1, links=links
-        )
-        if config.engine.warm_up:
-            await warm_up([parts], progress)
-        server = InstanceServer(
-            parts, peers=peers, schedulers=schedulers, host=config.host, port=config.port
-        )
-        solo = cls(server, links)
+        server = None
         try:
+            parts = await asyncio.to_thread(
+                build_parts,
+                recipe,
+                instance,
+                bundles[instance.devices],
+                num_sharing=1,
+                links=links,
+            )
+            if config.engine.warm_up:
+                await warm_up([parts], progress)
+            server = InstanceServer(
+                parts, peers=peers, schedulers=schedulers, host=config.host, port=config.port
+            )
             await server.start()
         except BaseException:
-            await solo.stop(0.0)
+            if server is not None:
+                await server.stop(0.0)
+            links.close()
             raise
-        return solo
+        return cls(server, links)
 
     @property
     def target(self) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import threading
 
 import pytest
 
@@ -74,3 +75,13 @@ def test_one_whose_engine_breaks_ends_with_the_reason(path: str, monkeypatch: py
         await solo.stop(30.0)
 
     asyncio.run(run())
+
+
+def test_a_start_that_fails_leaves_no_thread(path: str):
+    config = tiny_config(path, mempool={"hbm_blocks": None, "hbm_fraction": 1e-12})
+    before = set(threading.enumerate())
+    with pytest.raises(ConfigError, match="leaves no block"):
+        asyncio.run(
+            SoloInstance.launch(config, name="p0", role=Role.PREFILL, schedulers=["127.0.0.1:1"])
+        )
+    assert set(threading.enumerate()) <= before

@@ -230,6 +230,7 @@ def _build_pool(
         host_blocks=int(recipe.config.mempool.host_gb * 2**30) // layout.block_bytes,
         disk=_disk_options(recipe.config.mempool, identity, bundle),
         max_pinned_blocks=_max_pinned_blocks(recipe, layout, hbm_blocks),
+        max_transfers=recipe.config.mempool.max_transfers,
         channel=links.channel,
         transports=links.transports,
         clock=recipe.clock,

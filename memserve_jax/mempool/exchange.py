@@ -13,6 +13,7 @@ from memserve_jax.mempool.calls import PeerCalls
 from memserve_jax.mempool.control import PeerChannel
 from memserve_jax.mempool.fetch import Fetcher
 from memserve_jax.mempool.fetch_desk import FetchDesk
+from memserve_jax.mempool.gate import Gate
 from memserve_jax.mempool.inbox import Inbox
 from memserve_jax.mempool.membership import Membership
 from memserve_jax.mempool.memory import LocalMemory
@@ -36,6 +37,7 @@ class Exchange:
       receiver: Reservations that peers have here.
       remote: Leases on peers' blocks.
       sender: Transfers to peers.
+      gate: Bounds how many of them are under way at once.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Exchange:
         *,
         channel: PeerChannel | None,
         transports: Sequence[Transport],
+        max_transfers: int,
         clock: Clock,
         inbox: Inbox,
     ):
@@ -70,8 +73,15 @@ class Exchange:
             tensor_parallelism=tensor_parallelism(mesh),
         )
         self.remote = RemoteLeases(memory, self._members, calls, clock)
+        self.gate = Gate(max_transfers)
         self.sender = Sender(
-            memory, self._members, calls, remote=self.remote, routes=routes, clock=clock
+            memory,
+            self._members,
+            calls,
+            remote=self.remote,
+            routes=routes,
+            gate=self.gate,
+            clock=clock,
         )
         self.fetcher = Fetcher(memory, self._members, calls, clock)
         self.desk = FetchDesk(memory, self._members, self.sender)

@@ -61,6 +61,7 @@ class MemPool(PoolFacts):
         max_pinned_blocks: int | None = None,
         channel: PeerChannel | None = None,
         transports: Sequence[Transport] = (),
+        max_transfers: int = 64,
         clock: Clock,
         kernels: Backend | None = None,
     ):
@@ -90,6 +91,7 @@ class MemPool(PoolFacts):
             mesh,
             channel=channel,
             transports=transports,
+            max_transfers=max_transfers,
             clock=clock,
             inbox=self._inbox,
         )

@@ -10,6 +10,7 @@ from memserve_jax.core.errors import MemServeError, StaleAddressError, TransferF
 from memserve_jax.core.types import BlockAddress, InstanceId, Tier, TransferId
 from memserve_jax.mempool.calls import PeerCalls, error_of, started
 from memserve_jax.mempool.control import ReserveAnswer, ReserveCall
+from memserve_jax.mempool.gate import Gate
 from memserve_jax.mempool.lease import Lease
 from memserve_jax.mempool.membership import Membership
 from memserve_jax.mempool.memory import LocalMemory
@@ -50,6 +51,7 @@ class Sender:
         *,
         remote: RemoteLeases,
         routes: Routes,
+        gate: Gate,
         clock: Clock,
     ):
         self._memory = memory
@@ -57,6 +59,7 @@ class Sender:
         self._calls = calls
         self._remote = remote
         self._routes = routes
+        self._gate = gate
         self._clock = clock
         self._outgoing: dict[TransferId, _Outgoing] = {}
 
@@ -131,6 +134,7 @@ class Sender:
             assert not out.transfer.is_ended, "an ended transfer was kept"
             has_lease = out.stream is not None or (out.lease is not None and out.lease.is_open)
             assert has_lease, "a transfer under way lost its lease"
+        self._gate.check(set(self._outgoing))
 
     def _begin(self, offer: Offer, num_blocks: int, to: InstanceId) -> _Outgoing:
         call = ReserveCall(
@@ -153,8 +157,19 @@ class Sender:
         deadline_s = self._clock.now_s() + offer.timeout_s
         out = _Outgoing(transfer=Transfer(call.transfer_id, to, deadline_s=deadline_s), call=call)
         self._outgoing[call.transfer_id] = out
-        self._calls.reserve(to, call, lambda answer: self._answered(out, answer))
+        self._enter(out)
         return out
+
+    def _enter(self, out: _Outgoing) -> None:
+        to, call = out.transfer.to, out.call
+
+        def ask() -> None:
+            self._calls.reserve(to, call, lambda answer: self._answered(out, answer))
+
+        if not self._gate.enter(call.transfer_id, ask, may_wait=call.may_wait):
+            busy: Future[ReserveAnswer] = Future()
+            busy.set_exception(TransferFailedError("too many transfers are under way"))
+            self._calls.when_done(busy, lambda answer: self._answered(out, answer))
 
     def _on_offer(self, offer: Offer, lease: Lease) -> Sequence[BlockAddress]:
         self._memory.book.expect_open(lease)
@@ -332,6 +347,7 @@ class Sender:
 
     def _release(self, out: _Outgoing) -> None:
         del self._outgoing[out.transfer.id]
+        self._gate.leave(out.transfer.id)
         if out.lease is not None:
             out.lease.close()
         if out.stream is not None:

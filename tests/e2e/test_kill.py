@@ -78,13 +78,13 @@ def test_a_long_run_of_kills(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtu
                 code = strike(lab, place, phase, victim)
                 table[f"{place} {phase}", victim, code] += 1
     with capsys.disabled():
-        print(f"\n{table.total()} kills: state x victim, answers / UNAVAILABLE")
+        lines = [f"\n{table.total()} kills: state x victim, answers / UNAVAILABLE"]
         for place, phase in MOMENTS:
             state = f"{place} {phase}"
             counts = [
                 f"{victim} {table[state, victim, 'OK']}/{table[state, victim, 'UNAVAILABLE']}"
                 for victim in VICTIMS
             ]
-            print(f"  {state:30s} {'   '.join(counts)}")
+            lines.append(f"  {state:30s} {chr(32).join(counts)}")
             for victim in VICTIMS:
                 assert any(table[state, victim, code] for code in ("OK", "UNAVAILABLE"))

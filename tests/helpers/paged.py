@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pallas_kernels.int8 import quantize
+
 PAGE_SIZE = 16
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 
@@ -46,6 +48,31 @@ def make_rows(context_lens, *, kv_heads=2, head_dim=64, page_size=PAGE_SIZE, dty
         jnp.asarray(context_lens, jnp.int32),
         dense,
     )
+
+
+class Int8Rows(NamedTuple):
+    """Rows with their K and V in 8 bits; the scales of what no sequence owns are nan."""
+
+    k_pages: jax.Array
+    v_pages: jax.Array
+    block_tables: jax.Array
+    context_lens: jax.Array
+    k_scales: jax.Array
+    v_scales: jax.Array
+
+    def dequantized(self):
+        """Returns K and V pages as f32."""
+        return (
+            self.k_pages.astype(jnp.float32) * self.k_scales[..., None],
+            self.v_pages.astype(jnp.float32) * self.v_scales[..., None],
+        )
+
+
+def quantize_rows(rows):
+    """Returns float32 rows as Int8Rows."""
+    (k, k_scales), (v, v_scales) = (quantize(pages) for pages in rows[:2])
+    fill = lambda numbers, scales: jnp.where(jnp.isnan(scales)[..., None], jnp.int8(77), numbers)
+    return Int8Rows(fill(k, k_scales), fill(v, v_scales), *rows[2:4], k_scales, v_scales)
 
 
 def make_queries(num_tokens, num_heads, *, head_dim=64, dtype="float32"):

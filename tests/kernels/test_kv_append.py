@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels.backend import Backend
+from pallas_kernels.kv_append import pallas_tpu
 from pallas_kernels.kv_append.op import kv_append
 from tests.helpers.paged import assert_no_race
 
@@ -52,6 +53,56 @@ def test_kernel_matches_reference(slots, dtype, capfd):
     got = kv_append(*inputs, backend=Backend.INTERPRET)
     jax.tree.map(np.testing.assert_array_equal, got, want)
     assert_no_race(capfd)
+
+
+CHUNK = [*range(5, 16), *range(32, 48), *range(64, 81)]  # runs through tiles and pages
+DECODE = [16 * page + offset for page, offset in enumerate([3, 15, 0, 7, 8, 2])]
+PIECES = [3, PADDING, 4, 5, PADDING, PADDING, 8, 40]  # of one group of rows
+
+
+@pytest.mark.parametrize(
+    ("slots", "tile_tokens"),
+    [
+        (PIECES, 256),
+        (CHUNK, 256),
+        pytest.param(CHUNK, 8, marks=pytest.mark.slow),
+        pytest.param(DECODE, 8, marks=pytest.mark.slow),
+        pytest.param(PIECES, 8, marks=pytest.mark.slow),
+    ],
+)
+def test_kernel_writes_runs_of_slots(slots, tile_tokens, monkeypatch, capfd):
+    monkeypatch.setattr(pallas_tpu, "TILE_TOKENS", tile_tokens)
+    inputs = make_inputs(slots)
+    want = kv_append(*inputs, backend=Backend.REFERENCE)
+    got = kv_append(*inputs, backend=Backend.INTERPRET)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert_no_race(capfd)
+
+
+@pytest.mark.parametrize("head_dim", [pytest.param(96, marks=pytest.mark.slow), 256])
+def test_kernel_takes_head_dims(head_dim, monkeypatch, capfd):
+    monkeypatch.setattr(f"{__name__}.HEAD_DIM", head_dim)
+    inputs = make_inputs([*range(30, 50), PADDING], dtype="bfloat16")
+    want = kv_append(*inputs, backend=Backend.REFERENCE)
+    got = kv_append(*inputs, backend=Backend.INTERPRET)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert_no_race(capfd)
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.INTERPRET])
+def test_int8_pages_hold_numbers_and_scales(backend, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.PAGE_SIZE", 32)
+    k_pages, _, k, v, slots = make_inputs([40, 41, 7, PADDING * 2])
+    numbers = jnp.zeros(k_pages.shape, jnp.int8)
+    scales = jnp.zeros(k_pages.shape[:3], jnp.float32)
+    k_numbers, v_numbers, k_scales, v_scales = kv_append(
+        numbers, numbers, k, v, slots, k_scales=scales, v_scales=scales, backend=backend
+    )
+    for stored, scale, new in ((k_numbers, k_scales, k), (v_numbers, v_scales, v)):
+        for token, (page, offset) in enumerate([(1, 8), (1, 9), (0, 7)]):
+            got = stored[page, :, offset].astype(jnp.float32) * scale[page, :, offset, None]
+            np.testing.assert_allclose(got, new[token], atol=float(jnp.abs(new).max()) / 127)
+        assert int((stored != 0).any(axis=3).sum()) == 3 * KV_HEADS
 
 
 @pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.XLA])

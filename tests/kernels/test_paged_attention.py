@@ -15,6 +15,7 @@ from tests.helpers.paged import (
     attend_densely,
     make_queries,
     make_rows,
+    quantize_rows,
 )
 
 SCALE = 0.19
@@ -67,6 +68,21 @@ def test_xla_loops_over_many_turns(monkeypatch):
         assert_close(got, attend(q, rows, Backend.REFERENCE, window=window))
 
 
+def attend_int8(q, rows, backend, **options):
+    op = functools.partial(paged_attention, scale=SCALE, backend=backend, **options)
+    return jax.jit(op)(q, *rows[:4], k_scales=rows.k_scales, v_scales=rows.v_scales)
+
+
+def test_int8_pages_mean_numbers_times_scales():
+    rows = quantize_rows(make_rows(EDGES))
+    q = make_queries(len(EDGES), 4)
+    plain = paged_attention(
+        q, *rows.dequantized(), *rows[2:4], scale=SCALE, backend=Backend.REFERENCE
+    )
+    for backend in (Backend.REFERENCE, Backend.XLA):
+        assert_close(attend_int8(q, rows, backend), plain)
+
+
 def test_all_rows_padding_gives_zeros():
     rows = make_rows([0, 0])
     for backend in (Backend.REFERENCE, Backend.XLA):
@@ -82,9 +98,29 @@ def test_kernel_matches_reference(dtype, group, window, capfd):
     assert_no_race(capfd)
 
 
+def test_kernel_prefetches_over_empty_rows_and_many_turns(capfd):
+    rows = make_rows([300, 0, 0, 17, 520, 0])
+    q = make_queries(6, 4)
+    got = attend(q, rows, Backend.INTERPRET)
+    assert_close(got, attend(q, rows, Backend.REFERENCE))
+    assert_no_race(capfd)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "window"),
+    [pytest.param("float32", None, marks=pytest.mark.slow), ("bfloat16", 20)],
+)
+def test_kernel_reads_int8_pages(dtype, window, capfd):
+    rows = quantize_rows(make_rows([0, 32, 33, 300], page_size=32))
+    q = make_queries(4, 4, dtype=dtype)
+    got = attend_int8(q, rows, Backend.INTERPRET, window=window)
+    assert_close(got, attend_int8(q, rows, Backend.REFERENCE, window=window))
+    assert_no_race(capfd)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
 @pytest.mark.parametrize("page_size", [16, 32])
 @pytest.mark.parametrize("window", [None, 33])
 def test_kernel_matches_reference_over_shapes(dtype, head_dim, page_size, window, capfd):

@@ -16,6 +16,7 @@ from tests.helpers.paged import (
     attend_densely,
     make_queries,
     make_rows,
+    quantize_rows,
 )
 
 SCALE = 0.19
@@ -102,9 +103,20 @@ def test_kernel_matches_reference(dtype, group, window, capfd):
     assert_no_race(capfd)
 
 
+@pytest.mark.parametrize("backend", [Backend.XLA, Backend.INTERPRET])
+def test_reads_int8_pages(backend, capfd):
+    rows = [(0, 0), (33, 1), (300, 40)]
+    q, paged = make(rows, page_size=32)
+    paged = quantize_rows(paged)
+    scales = {"k_scales": paged.k_scales, "v_scales": paged.v_scales}
+    got = attend(q, paged, rows, backend, window=40, **scales)
+    assert_close(got, attend(q, paged, rows, Backend.REFERENCE, window=40, **scales))
+    assert_no_race(capfd)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
 @pytest.mark.parametrize("window", [None, 33])
 @pytest.mark.parametrize("rows", [MIXED, [(0, 0), (0, 0)], [(700, 100)]])
 def test_kernel_matches_reference_over_shapes(dtype, head_dim, window, rows, capfd):

@@ -33,9 +33,9 @@ class StoredRows:
         """Of all blocks."""
         return sum(block.nbytes for block in self._blocks)
 
-    def rows(self) -> list[np.ndarray]:
-        """Returns every block, where it lies; waits for those still being computed."""
-        return [np.asarray(block) for block in self._blocks]
+    def rows(self, start: int = 0, stop: int | None = None) -> list[np.ndarray]:
+        """Returns blocks, each where it lies; waits for those still being computed."""
+        return [np.asarray(block) for block in self._blocks[start:stop]]
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         """Returns a copy of all blocks, together."""

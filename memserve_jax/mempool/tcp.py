@@ -1,9 +1,10 @@
 """Transport over sockets of its own, between any two processes and any two tiers.
 
 Bytes travel in the canonical packed layout, with the model's true heads and without padding: the
-two ends may be sharded differently. One header goes with each part, however many blocks it has.
-Each peer has a connection and threads of its own, so that one which is slow, stopped or half
-gone keeps nobody else waiting, and neither the engine nor the control channel copies a byte.
+two ends may be sharded differently. A header goes with each piece of some megabytes, however many
+blocks that is. Each peer has a connection and threads of its own, so that one which is slow,
+stopped or half gone keeps nobody else waiting, and neither the engine nor the control channel
+copies a byte.
 """
 
 import socket
@@ -18,6 +19,7 @@ from memserve_jax.mempool.port import Port
 from memserve_jax.mempool.tcp_frames import Hello
 from memserve_jax.mempool.tcp_lane import Lane, LaneTerms, Parcel
 from memserve_jax.mempool.tcp_listener import Listener
+from memserve_jax.mempool.tcp_sending import Sending, cut
 from memserve_jax.mempool.tcp_sockets import address_of, listen
 from memserve_jax.mempool.transport import Destination, Endpoint, Payload, TransportCounters
 
@@ -75,20 +77,26 @@ class TcpTransport:
     ) -> "Future[None]":
         """See `Transport.send`."""
         assert self._port is not None, "a pool sends after it receives"
-        parcel = Parcel(
-            transfer_id=transfer_id,
-            part=part,
-            payload=payload,
-            ticket=to.ticket,
-            outcome=Future(),
-            num_bytes=part.num_bytes(self._port.layout),
-        )
-        try:
-            while not self._lane(to.endpoint.address, self._port).submit(parcel):
-                pass  # it has broken since: the next one is new
-        except MemServeError as error:
-            parcel.outcome.set_exception(error)
-        return parcel.outcome
+        sending = Sending(self._clock, self._landed)
+        for piece in cut(part, self._port.layout):
+            parcel = Parcel(
+                transfer_id=transfer_id,
+                part=piece,
+                payload=payload,
+                first_row=piece.first_block - part.first_block,
+                ticket=to.ticket,
+                outcome=Future(),
+                num_bytes=piece.num_bytes(self._port.layout),
+            )
+            sending.add(parcel)
+            try:
+                while not self._lane(to.endpoint.address, self._port).submit(parcel):
+                    pass  # it has broken since: the next one is new
+            except MemServeError as error:
+                parcel.outcome.set_exception(error)
+                break
+        sending.complete()
+        return sending.outcome
 
     def close(self) -> None:
         """See `Transport.close`. What is under way fails."""
@@ -118,7 +126,6 @@ class TcpTransport:
                         timeout_s=self._timeout_s,
                         has_checksums=self._has_checksums,
                         clock=self._clock,
-                        arrived=self._arrived,
                     ),
                 )
                 over = [at for at, other in self._lanes.items() if other.is_over]
@@ -127,8 +134,8 @@ class TcpTransport:
                 self._lanes[address] = lane
             return lane
 
-    def _arrived(self, parcel: Parcel, seconds: float) -> None:
+    def _landed(self, num_bytes: int, seconds: float) -> None:
         with self._lock:
             self.counters.num_calls += 1
-            self.counters.num_bytes += parcel.num_bytes
+            self.counters.num_bytes += num_bytes
             self.counters.seconds += seconds

@@ -6,7 +6,6 @@ import queue
 import socket
 import threading
 import zlib
-from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 
@@ -34,11 +33,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Parcel:
-    """A part to be sent."""
+    """A part to be sent, or some rows of one."""
 
     transfer_id: TransferId
     part: Part
     payload: Payload | None  # None once sent
+    first_row: int = 0  # of the payload, that is the part's first
     ticket: bytes
     outcome: "Future[None]"
     num_bytes: int
@@ -54,7 +54,6 @@ class LaneTerms:
     timeout_s: float  # of connecting, and of every wait in which nothing moves
     has_checksums: bool  # of payloads
     clock: Clock
-    arrived: Callable[[Parcel, float], None]  # told of each part with its seconds, on any thread
 
 
 class Lane:
@@ -162,7 +161,7 @@ class Lane:
         """Returns the frame and the bytes of a part; waits for its payload."""
         payload, parcel.payload = parcel.payload, None
         assert payload is not None, "a part was sent twice"
-        buffers = _buffers(payload, parcel.part.num_blocks)
+        buffers = _buffers(payload, parcel.first_row, parcel.part.num_blocks)
         num_bytes = sum(buffer.nbytes for buffer in buffers)
         if num_bytes != parcel.num_bytes:
             raise ValueError(f"{num_bytes} bytes for a part of {parcel.num_bytes}")
@@ -200,7 +199,6 @@ class Lane:
         if ack.refused_because:
             _fail(parcel, TransferFailedError(f"refused: {ack.refused_because}"))
         else:
-            self._terms.arrived(parcel, self._terms.clock.now_s() - parcel.sent_since_s)
             with contextlib.suppress(InvalidStateError):  # the lane was closed meanwhile
                 parcel.outcome.set_result(None)
 
@@ -225,12 +223,13 @@ def _fail(parcel: Parcel, error: MemServeError) -> None:
         parcel.outcome.set_exception(error)
 
 
-def _buffers(payload: Payload, num_blocks: int) -> list[memoryview]:
-    """Returns the bytes of the rows that count, where they lie; waits for their computation."""
+def _buffers(payload: Payload, first_row: int, num_rows: int) -> list[memoryview]:
+    """Returns the bytes of some rows, where they lie; waits for their computation."""
+    stop = first_row + num_rows
     if isinstance(payload, StoredRows):
-        arrays = payload.rows()[:num_blocks]
+        arrays = payload.rows(first_row, stop)
     else:
-        arrays = [np.asarray(payload)[:num_blocks]]
+        arrays = [np.asarray(payload)[first_row:stop]]
     return [memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)) for array in arrays]
 
 

@@ -11,9 +11,11 @@ from memserve_jax.core.clock import SystemClock
 from memserve_jax.core.errors import TransferFailedError
 from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import Tier
+from memserve_jax.mempool import tcp_sending
 from memserve_jax.mempool.part import Part
 from memserve_jax.mempool.stored_rows import StoredRows
 from memserve_jax.mempool.tcp import TcpTransport
+from memserve_jax.mempool.tcp_sockets import address_of, listen
 from memserve_jax.mempool.transport import Destination, Endpoint
 from memserve_jax.parallel.mesh import make_mesh
 from memserve_jax.parallel.sharding import packed_sharding
@@ -129,6 +131,45 @@ def test_many_parts_share_a_connection_and_arrive_in_order(ends):
         np.testing.assert_array_equal(np.asarray(arrived)[0, 0, 0], wanted, str(number))
 
 
+def test_a_large_part_travels_in_pieces_and_counts_as_one_call(ends, monkeypatch):
+    monkeypatch.setattr(tcp_sending, "PIECE_BYTES", 3 * LAYOUT.block_bytes)
+    ends.landed.expect("t", 9)
+    kv = make_kv(9)
+    part = Part.whole(LAYOUT, 7, 2)
+    for payload in (as_device_array(kv[2:], 2, 3), StoredRows(list(kv[2:]))):
+        ends.landed.expect("t", 9)
+        assert ends.send(part=part, payload=payload).result(WAIT_S) is None
+        landed = [(each.first_block, each.num_blocks) for _, each, _ in ends.landed.parts]
+        assert landed == [(2, 2), (4, 2), (6, 2), (8, 1)]
+        for _, each, arrived in ends.landed.parts:
+            rows = kv[each.first_block : each.first_block + each.num_blocks]
+            np.testing.assert_array_equal(np.asarray(arrived)[: each.num_blocks], rows)
+        ends.landed.parts.clear()
+    assert (ends.sender.counters.num_calls, ends.sender.counters.num_bytes) == (
+        2,
+        14 * kv[0].nbytes,
+    )
+    ends.landed.expect("t", 9)
+    ends.landed.port.admits("t", Part.whole(LAYOUT, 1, 6), TICKET)
+    with pytest.raises(TransferFailedError, match="admitted before"):
+        ends.send(part=part, payload=kv[2:]).result(WAIT_S)
+
+
+def test_a_peer_that_stands_still_keeps_nobody_else_waiting(ends):
+    still = listen(HOST)  # its kernel accepts, nobody reads
+    at = Endpoint("tcp", address_of(HOST, still))
+    waiting = [ends.send(endpoint=at) for _ in range(20)]
+    for number in range(5):
+        ends.landed.expect(f"t{number}", 3)
+        assert ends.send(f"t{number}").result(WAIT_S) is None
+    assert not any(each.done() for each in waiting)
+    ends.sender.close()
+    for each in waiting:
+        with pytest.raises(TransferFailedError, match="tcp is closing"):
+            each.result(WAIT_S)
+    still.close()
+
+
 def test_a_refusal_fails_its_part_alone(ends):
     ends.landed.expect("t", 3)
     ended = ends.send("u")
@@ -192,9 +233,9 @@ def test_closing_either_end_fails_what_is_under_way(ends):
     may_read = threading.Event()
 
     class Slow(StoredRows):
-        def rows(self):
+        def rows(self, start=0, stop=None):
             assert may_read.wait(WAIT_S)
-            return super().rows()
+            return super().rows(start, stop)
 
     waiting = ends.send(payload=Slow(list(make_kv(3))))
     ends.receiver.close()

@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from memserve_jax.core.errors import TransferFailedError
+from memserve_jax.core.errors import InvalidRequestError, TransferFailedError
 from memserve_jax.core.types import BlockId, InstanceId, Tier, TransferId
 from memserve_jax.mempool.announce import Announcement
 from memserve_jax.mempool.control import FetchAnswer, FetchCall, ReserveAnswer, ReserveCall
@@ -40,7 +40,11 @@ def reserve_to_message(call: ReserveCall) -> pb.ReserveRequest:
 
 
 def reserve_from_message(message: pb.ReserveRequest) -> ReserveCall:
-    """Returns the call in `message`."""
+    """Returns the call in `message`.
+
+    Raises:
+      InvalidRequestError: it names a tier that does not exist.
+    """
     return ReserveCall(
         transfer_id=TransferId(message.transfer_id),
         sender=InstanceId(message.sender),
@@ -56,8 +60,17 @@ def reserve_from_message(message: pb.ReserveRequest) -> ReserveCall:
         extra_blocks=message.extra_blocks,
         timeout_s=message.timeout_s,
         into=TransferId(message.into) if message.into else None,
-        tier=Tier(message.tier) if message.tier else Tier.HBM,
+        tier=_tier_of(message.tier),
     )
+
+
+def _tier_of(name: str) -> Tier:
+    if not name:
+        return Tier.HBM
+    try:
+        return Tier(name)
+    except ValueError as error:
+        raise InvalidRequestError("tier", name, ", ".join(Tier)) from error
 
 
 def answer_to_message(answer: ReserveAnswer) -> pb.ReserveReply:

@@ -1,10 +1,14 @@
 """MemPool's control channel: its words on the wire."""
 
+import pytest
+
+from memserve_jax.core.errors import InvalidRequestError
 from memserve_jax.core.types import BlockId, InstanceId, Tier, TransferId
 from memserve_jax.mempool.announce import Announcement
 from memserve_jax.mempool.control import ReserveAnswer, ReserveCall
 from memserve_jax.mempool.part import Part
 from memserve_jax.mempool.transport import Endpoint
+from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.serving.pool_channel import (
     announcement_from_message,
     announcement_to_message,
@@ -47,6 +51,12 @@ def test_what_is_absent_stays_absent():
         timeout_s=1.0,
     )
     assert reserve_from_message(reserve_to_message(call)) == call
+
+
+def test_a_tier_nobody_knows_is_named():
+    message = pb.ReserveRequest(transfer_id="t", tier="tape")
+    with pytest.raises(InvalidRequestError, match="tier: got 'tape', allowed: hbm, host, disk"):
+        reserve_from_message(message)
 
 
 def test_answers_survive_the_wire():

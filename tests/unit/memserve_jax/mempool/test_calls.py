@@ -39,6 +39,10 @@ class Channel:
         self.calls.append(("abort", to, reason))
         raise OSError("the wire is cut")
 
+    def fetch(self, owner, call, *, timeout_s):
+        self.calls.append(("fetch", owner, timeout_s))
+        return self.future
+
 
 @pytest.fixture
 def inbox():

@@ -203,6 +203,9 @@ class TiersMachine(RuleBasedStateMachine):
 
     @rule(index=INDEX, other=INDEX, byte=st.integers(0, 9999), damage=DAMAGES)
     def damage(self, index, other, byte, damage):
+        for tier in (Tier.HBM, Tier.HOST):  # so that what is read comes from files
+            if self.pool._memory.available(tier):
+                self.pool.alloc_mem(self.pool._memory.available(tier), tier).close()
         self.settle()
         disk = self.pool._memory.disk
         files = [
@@ -222,10 +225,17 @@ class TiersMachine(RuleBasedStateMachine):
         elif damage == "exchange":
             path.write_bytes(files[other % len(files)].read_bytes())
         elif damage == "flip":
+            byte = -1 - byte % 64 if byte % 2 else byte  # the block's bytes come last
             content[byte % len(content)] ^= 4
             path.write_bytes(content)
         else:
             path.write_bytes(content[:-1] if damage == "cut" else content + b"x")
+        self.look_at_everything()
+
+    @rule(num_blocks=st.integers(3, 8))
+    def evict_and_look(self, num_blocks):
+        self.alloc(num_blocks)
+        self.look_at_everything()
 
     # what must hold -----------------------------------------------------------------------
 
@@ -295,9 +305,18 @@ class TiersMachine(RuleBasedStateMachine):
             places = [a.block for a in lease.blocks[len(in_memory) :]]
             disk = self.pool._memory.disk
             contents = disk.took(disk.read(places))
-            kv = kv_of(self.pool.layout, token_ids, salt)[len(in_memory) :]
-            for content, expected in zip(contents, kv, strict=False):
+            kv = kv_of(self.pool.layout, token_ids, salt)
+            for content, expected in zip(contents, kv[len(in_memory) :], strict=False):
                 np.testing.assert_array_equal(content, expected)
+            hosts = [at.block for at in in_memory if at.tier is Tier.HOST]
+            if hosts:
+                held = np.asarray(self.pool._memory.host.get(hosts))[: len(hosts)]
+                first = len(in_memory) - len(hosts)
+                np.testing.assert_array_equal(held, kv[first : len(in_memory)])
+
+    def look_at_everything(self):
+        for salt, prefix in sorted(self.inserted):
+            self.look(list(prefix), salt)
 
     def insert_all(self, lease, token_ids, salt):
         self.pool.insert(token_ids, lease, salt=salt)

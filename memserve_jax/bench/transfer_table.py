@@ -5,7 +5,7 @@ import rich.table
 
 from memserve_jax.bench.transfer_case import TransferReport
 
-WIDTH = 120  # columns of a terminal that hold it
+WIDTH = 132  # columns of a terminal that hold it
 
 
 def table(report: TransferReport) -> rich.table.Table:

@@ -11,6 +11,7 @@ from memserve_jax.bench.transfer_case import COUNTS, SHAPES, TRANSPORTS
 from memserve_jax.bench.transfer_plot import write_plot
 from memserve_jax.bench.transfer_table import WIDTH, table
 from memserve_jax.cli.bench_options import check_folders, progress_bar, whole_numbers, write_json
+from memserve_jax.cli.bench_transfer_modes import run_modes
 from memserve_jax.core.errors import ConfigError
 
 
@@ -24,6 +25,15 @@ from memserve_jax.core.errors import ConfigError
     show_default=True,
     help=f"The first so many of {', '.join(shape.name for shape in SHAPES)}.",
 )
+@click.option("--modes", is_flag=True, help="Compare the transfer modes instead (figures 11, 12).")
+@click.option("--rates", default="1,2,4,8", show_default=True, help="--modes: requests a second.")
+@click.option(
+    "--num-requests",
+    type=click.IntRange(min=1),
+    default=24,
+    show_default=True,
+    help="--modes: at each rate.",
+)
 @click.option("--rounds", type=click.IntRange(min=2), default=7, show_default=True)
 @click.option("--json", "json_path", help="Write the report as JSON; - is stdout.")
 @click.option("--plot", "plot_path", help="Write a PNG of speed by bytes.")
@@ -31,6 +41,9 @@ def command(
     transports: str,
     counts: str,
     shapes: int,
+    modes: bool,
+    rates: str,
+    num_requests: int,
     rounds: int,
     json_path: str | None,
     plot_path: str | None,
@@ -40,7 +53,20 @@ def command(
     A put is the transport alone; a whole transfer goes from blocks in one pool to blocks in the
     other, through reserve, gather, put, scatter and commit. Beside them stand numpy's copy and a
     bare TCP stream with the same bytes, timed in turns with them.
+
+    With --modes: calls and time to move the KV of a prompt by layer, by request and aggregated,
+    then latencies against request rates of a server in each mode, `auto` too.
     """
+    if modes:
+        check_folders(json_path, plot_path)
+        run_modes(
+            rounds=rounds,
+            rates=rates,
+            num_requests=num_requests,
+            json_path=json_path,
+            plot_path=plot_path,
+        )
+        return
     check_folders(json_path, plot_path)
     options = TransferBenchOptions(
         transports=_transports(transports),

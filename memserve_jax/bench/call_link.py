@@ -1,7 +1,9 @@
 """Calls between two processes of a measurement over one socket, both ways at once."""
 
+import contextlib
 import itertools
 import logging
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -46,6 +48,15 @@ class CallLink:
     def close(self) -> None:
         """Ends the link; calls under way fail."""
         self.is_over.set()
+        if not self._connection.closed:
+            # Wakes the thread: a descriptor closed under it could be another's when it reads on.
+            with (
+                socket.fromfd(self._connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end,
+                contextlib.suppress(OSError),
+            ):  # the peer has gone already
+                end.shutdown(socket.SHUT_RDWR)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
         self._connection.close()
         self._deadlines.close()
 

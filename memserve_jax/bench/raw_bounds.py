@@ -33,15 +33,25 @@ class SocketSink:
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        threading.Thread(target=self._run, name="socket-sink", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="socket-sink", daemon=True)
+        self._thread.start()
 
     @property
     def port(self) -> int:
         """Where it listens."""
         return self._listener.getsockname()[1]
 
+    def close(self) -> None:
+        """Listens no more; the thread ends with its connection."""
+        self._listener.close()
+        self._thread.join()
+
     def _run(self) -> None:
         connection, _ = self._listener.accept()
+        with connection:
+            self._read(connection)
+
+    def _read(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         buffer = memoryview(bytearray())
         while header := connection.recv(_SIZE_BYTES, socket.MSG_WAITALL):
@@ -75,3 +85,7 @@ class SocketBound:
             self._socket.sendall(source)
             self._socket.recv(1)
         return (time.perf_counter() - began_s) / repeats
+
+    def close(self) -> None:
+        """Hangs up."""
+        self._socket.close()

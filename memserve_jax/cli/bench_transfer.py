@@ -8,11 +8,16 @@ import rich.console
 
 from memserve_jax.bench.transfer import TransferBenchOptions, run
 from memserve_jax.bench.transfer_case import COUNTS, SHAPES, TRANSPORTS
-from memserve_jax.bench.transfer_plot import write_plot
 from memserve_jax.bench.transfer_table import WIDTH, table
-from memserve_jax.cli.bench_options import check_folders, progress_bar, whole_numbers, write_json
+from memserve_jax.cli.bench_options import (
+    check_folders,
+    load_plot,
+    progress_bar,
+    whole_numbers,
+    write_json,
+)
 from memserve_jax.cli.bench_transfer_modes import run_modes
-from memserve_jax.core.errors import ConfigError
+from memserve_jax.core.errors import ConfigError, MemServeError
 
 
 @click.command("transfer")
@@ -36,7 +41,7 @@ from memserve_jax.core.errors import ConfigError
 )
 @click.option("--rounds", type=click.IntRange(min=2), default=7, show_default=True)
 @click.option("--json", "json_path", help="Write the report as JSON; - is stdout.")
-@click.option("--plot", "plot_path", help="Write a PNG of speed by bytes.")
+@click.option("--plot", "plot_path", help="Write a PNG (needs the extra `plot`).")
 def command(
     transports: str,
     counts: str,
@@ -67,6 +72,7 @@ def command(
             plot_path=plot_path,
         )
         return
+    plot = load_plot("memserve_jax.bench.transfer_plot") if plot_path else None
     check_folders(json_path, plot_path)
     options = TransferBenchOptions(
         transports=_transports(transports),
@@ -81,8 +87,11 @@ def command(
     console.print(table(report))
     if json_path:
         write_json(json_path, json.dumps(dataclasses.asdict(report), indent=1))
-    if plot_path:
-        write_plot(plot_path, report)
+    if plot and plot_path:
+        try:
+            plot.write_plot(plot_path, report)
+        except OSError as error:
+            raise MemServeError(f"--plot {plot_path}: cannot write: {error.strerror}") from None
 
 
 def _transports(text: str) -> tuple[str, ...]:

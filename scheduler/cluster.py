@@ -90,6 +90,7 @@ class Cluster:
         self._timeout_s = timeout_s
         self._on_left = on_left
         self._members: dict[InstanceId, Member] = {}
+        self._complete_from_s = clock.now_s() + timeout_s
 
     def __len__(self) -> int:
         return len(self._members)
@@ -100,6 +101,11 @@ class Cluster:
         for member in self._members.values():
             return member.traits.block_size_tokens
         return None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every live instance has had the time to report since this started."""
+        return self._clock.now_s() >= self._complete_from_s
 
     @property
     def can_serve(self) -> bool:

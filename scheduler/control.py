@@ -68,7 +68,7 @@ class Control(ControlServiceServicer):
             return await context.abort(*status_of(error))
         self._state.loads.heard(request.status)
         await self._on_change()
-        return pb.HeartbeatReply(members=members)
+        return pb.HeartbeatReply(members=members, is_complete=self._state.cluster.is_complete)
 
     async def Deregister(self, request: pb.DeregisterRequest, context: Any) -> pb.DeregisterReply:
         """Takes an instance out."""

@@ -586,10 +586,12 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, status: _Optional[_Union[InstanceStatus, _Mapping]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("members",)
+    __slots__ = ("members", "is_complete")
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    IS_COMPLETE_FIELD_NUMBER: _ClassVar[int]
     members: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, members: _Optional[_Iterable[str]] = ...) -> None: ...
+    is_complete: bool
+    def __init__(self, members: _Optional[_Iterable[str]] = ..., is_complete: bool = ...) -> None: ...
 
 class DeregisterRequest(_message.Message):
     __slots__ = ("instance", "epoch")

@@ -128,7 +128,10 @@ class Registration:
     async def _heartbeat(self, target: str) -> None:
         message = pb.HeartbeatRequest(status=self._status())
         reply = await self._stub(target).Heartbeat(message, timeout=CALL_TIMEOUT_S)
-        self._members[target] = parse_members(reply.members)
+        members = parse_members(reply.members)
+        if not reply.is_complete:  # it has just started: whom it does not name may live
+            members = {**self._members.get(target, {}), **members}
+        self._members[target] = members
         live: dict[InstanceId, int] = {}
         for members in self._members.values():
             for instance, epoch in members.items():

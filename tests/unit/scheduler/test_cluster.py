@@ -62,6 +62,14 @@ def test_silence_ends_a_life_and_only_that_one(watched):
     assert watched.names() == ["c0", "c1"]
 
 
+def test_who_lives_is_known_once_all_have_had_time_to_report(watched):
+    assert not watched.cluster.is_complete
+    watched.clock.advance(4.9)
+    assert not watched.cluster.is_complete
+    watched.clock.advance(0.2)
+    assert watched.cluster.is_complete
+
+
 def test_time_in_which_nobody_could_be_heard_is_not_silence(watched):
     watched.cluster.register(make_status("c0"))
     watched.clock.advance(60.0)

@@ -26,6 +26,7 @@ class FakeControl(ControlServiceServicer):
         self.heard: asyncio.Queue[str] = asyncio.Queue()
         self.knows = False
         self.members = ["c0@5"]
+        self.is_complete = True
         self.refusal: tuple[grpc.StatusCode, str] | None = None
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterReply:
@@ -39,7 +40,7 @@ class FakeControl(ControlServiceServicer):
         if not self.knows:
             await context.abort(grpc.StatusCode.NOT_FOUND, "who are you")
         self.heard.put_nowait("heartbeat")
-        return pb.HeartbeatReply(members=self.members)
+        return pb.HeartbeatReply(members=self.members, is_complete=self.is_complete)
 
     async def Deregister(self, request: pb.DeregisterRequest, context: Any) -> pb.DeregisterReply:
         self.heard.put_nowait(f"deregister {request.instance}@{request.epoch}")
@@ -153,5 +154,23 @@ def test_a_refusal_is_an_error():
             await subject.registered()
         await subject.stop()
         assert controls[0].heard.empty()
+
+    with_schedulers(1, test)
+
+
+def test_a_scheduler_that_has_just_started_declares_nobody_dead():
+    async def test(controls: list[FakeControl], targets: list[str]) -> None:
+        told: asyncio.Queue[Mapping[InstanceId, int]] = asyncio.Queue()
+        controls[0].members = ["c0@5", "d0@1"]
+        subject = registration(targets, told.put_nowait)
+        subject.start()
+        async with asyncio.timeout(30):
+            assert await told.get() == {"c0": 5, "d0": 1}
+            controls[0].is_complete = False  # a new life, in which only c0 has reported yet
+            controls[0].members = ["c0@6"]
+            assert await told.get() == {"c0": 6, "d0": 1}
+            controls[0].is_complete = True
+            assert await told.get() == {"c0": 6}
+        await subject.stop()
 
     with_schedulers(1, test)

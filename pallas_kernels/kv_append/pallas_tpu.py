@@ -123,16 +123,8 @@ def _kernel(
         waited = wait_for_writes(waited, jnp.where(shares_group(run), run, 0))
         pl.when(shares_group(run))(lambda: start_read(run))
         for_copies(run, 0, lambda copy: copy.wait())
-        place, here = jax.lax.rem(run, BUFFERS), base + run
         for fresh, buffer in zip(new, buffers, strict=True):
-            for piece in range(fresh.shape[1]):
-                window = fresh[0, piece, :, pl.ds(runs.windows[here], rows)]
-                lanes = pl.ds(piece * LANES, window.shape[-1])
-                old = buffer[place, :, :, lanes].astype(jnp.float32)  # selects are 32 bits wide
-                row = jax.lax.broadcasted_iota(jnp.int32, window.shape, 1)
-                is_own = (row >= runs.begins[here]) & (row < runs.ends[here])
-                changed = jnp.where(is_own, window, old)
-                buffer[place, :, :, lanes] = changed.astype(buffer.dtype)
+            _change(buffer, jax.lax.rem(run, BUFFERS), fresh, runs, base + run)
         for_copies(run, 1, lambda copy: copy.start())
         return waited
 
@@ -141,6 +133,18 @@ def _kernel(
         pl.when((run < count) & jnp.logical_not(shares_group(run)))(lambda run=run: start_read(run))
     waited = jax.lax.fori_loop(0, count, one_run, jnp.int32(0))
     wait_for_writes(waited, count)
+
+
+def _change(buffer: Any, place: Array, fresh: Any, runs: Runs, run: Array) -> None:
+    """Puts a run's tokens out of `fresh` over their rows in one place of a buffer."""
+    rows = buffer.shape[2]
+    for piece in range(fresh.shape[1]):
+        window = fresh[0, piece, :, pl.ds(runs.windows[run], rows)]
+        lanes = pl.ds(piece * LANES, window.shape[-1])
+        old = buffer[place, :, :, lanes].astype(jnp.float32)  # selects are 32 bits wide
+        row = jax.lax.broadcasted_iota(jnp.int32, window.shape, 1)
+        is_own = (row >= runs.begins[run]) & (row < runs.ends[run])
+        buffer[place, :, :, lanes] = jnp.where(is_own, window, old).astype(buffer.dtype)
 
 
 def kv_append(

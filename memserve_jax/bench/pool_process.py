@@ -92,13 +92,15 @@ class PoolProcess:
             transport.close()
 
     def listen(self, address: str) -> None:
-        """Takes the calls of peers' pools at `address`, one after the other, from now on."""
+        """Waits at `address` for the one peer that `accept` takes."""
         self._listener = Listener(address, FAMILY)
 
     def accept(self, instances: tuple[InstanceId, ...]) -> None:
         """Waits for a peer; those pools are there."""
         assert self._listener is not None
-        self._add_link(CallLink(self._listener.accept(), self.host.serve), instances)
+        connection = self._listener.accept()
+        self._listener.close()
+        self._add_link(CallLink(connection, self.host.serve), instances)
 
     def connect(self, address: str, instances: tuple[InstanceId, ...]) -> None:
         """Connects to a peer that listens; those pools are there."""

@@ -23,6 +23,7 @@ AXES: dict[str, list[Any]] = {
     "chunk": [32, 16],
     "pressure": ["roomy", "recompute", "swap", "disk"],
     "tp": ["1+1", "2+1", "1+2"],  # prefill + decode; colocated instances have the first
+    "mode": ["by_request_aggregated", "by_layer", "by_request", "auto"],
 }
 MODELS = {16: "llama3", 8: "llama3", 32: "mistral"}  # by block: each pair costs its compilations
 ROLES = {"colocated": "c", "2c": "cc", "1p1d": "pd", "2p1d": "ppd", "1p2d": "pdd"}
@@ -34,6 +35,8 @@ TIGHT_TOKENS = 448  # of a pool under pressure: the longest request fits, all to
 def is_possible(case: Case) -> bool:
     roles, tp = ROLES[case["topology"]], case["tp"]
     if (case["caching"] in COLOCATED_MODES) != ("c" in roles):
+        return False
+    if "c" in roles and case["mode"] != "by_request_aggregated":  # nothing leaves
         return False
     # One instance of two devices a cluster: what is compiled for more is no other case.
     wide = {"1+1": "", "2+1": "pc", "1+2": "d"}[tp]
@@ -74,6 +77,7 @@ def config_of(case: Case, path: str, folder: pathlib.Path) -> Config:
             "host_gb": {"swap": 0.01, "disk": 0.0001}.get(pressure, 0.0),
             "disk_gb": 0.01 if pressure == "disk" else 0.0,
             "disk_path": str(folder),
+            "transfer_mode": case["mode"],
         },
         engine={
             "chunk_tokens": case["chunk"],

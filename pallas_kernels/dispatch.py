@@ -24,7 +24,7 @@ _ON_TPU, _TRITON, _BOTH = (
     (Backend.TRITON, Backend.MOSAIC_GPU),
 )
 KERNELS: Mapping[str, Mapping[str, tuple[Backend, ...]]] = {
-    "paged_attention": {"tpu": _ON_TPU, "gpu": _TRITON},
+    "paged_attention": {"tpu": _ON_TPU, "gpu": _BOTH},
     "ragged_paged_attention": {"tpu": _ON_TPU, "gpu": _TRITON},
     "kv_append": {"tpu": _ON_TPU, "gpu": _TRITON},
     "kv_gather": {"tpu": _ON_TPU, "gpu": _BOTH},

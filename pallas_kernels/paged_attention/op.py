@@ -4,7 +4,7 @@ from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.backend import Backend
 from pallas_kernels.dispatch import check_groups, choose, implementations
-from pallas_kernels.paged_attention import pallas_gpu, pallas_tpu, reference, xla
+from pallas_kernels.paged_attention import mosaic_gpu, pallas_gpu, pallas_tpu, reference, xla
 from pallas_kernels.pages import Pages, check_scales
 
 _IMPLEMENTATIONS = implementations(
@@ -12,6 +12,7 @@ _IMPLEMENTATIONS = implementations(
     xla=xla.paged_attention,
     tpu=pallas_tpu.paged_attention,
     triton=pallas_gpu.paged_attention,
+    mosaic_gpu=mosaic_gpu.paged_attention,
 )
 
 
@@ -42,6 +43,7 @@ def paged_attention(
     refusals = {
         Backend.MOSAIC_TPU: pallas_tpu.refusal(q, k_pages),
         Backend.TRITON: pallas_gpu.refusal(q, k_pages, **scales),
+        Backend.MOSAIC_GPU: mosaic_gpu.refusal(q, k_pages, window, **scales),
     }
     chosen = choose("paged_attention", backend, refusals)
     return _IMPLEMENTATIONS[chosen](

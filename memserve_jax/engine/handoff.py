@@ -33,7 +33,6 @@ class HandOffs:
         pool: MemPool,
         caching: CachingMode,
         switch: ModeSwitch,
-        *,
         chunk_tokens: int,
         timeout_s: float,
     ):

@@ -52,6 +52,17 @@ def context_limit(config: EngineSection, card: ModelCard) -> int:
     return config.max_context_tokens
 
 
+def limits_of(
+    config: EngineSection, card: ModelCard, pool_blocks: int, block_size_tokens: int
+) -> Limits:
+    """Returns what an instance can serve. Raises as `context_limit`."""
+    return Limits(
+        model_context_tokens=context_limit(config, card),
+        pool_blocks=pool_blocks,
+        block_size_tokens=block_size_tokens,
+    )
+
+
 @dataclass(slots=True, kw_only=True)
 class Intake:
     """Makes sequences, in order of arrival."""

@@ -32,12 +32,10 @@ class SendBacks:
       num_dropped: Of those that did not.
     """
 
-    def __init__(
-        self, pool: MemPool, caching: CachingMode, *, block_size_tokens: int, timeout_s: float
-    ):
+    def __init__(self, pool: MemPool, caching: CachingMode, *, timeout_s: float):
         self._pool = pool
         self._caching = caching
-        self._block_size_tokens = block_size_tokens
+        self._block_size_tokens = pool.layout.block_size_tokens
         self._timeout_s = timeout_s
         self._queued: deque[SendBack] = deque()
         self._num_under_way = 0

@@ -94,7 +94,12 @@ def to_table(reply: pb.ClusterStatusReply) -> Group:
     head = f"{len(reply.instances)} instances, caching {reply.caching or '-'}"
     if reply.policy:
         head += f", policy {reply.policy}, {reply.routed} requests routed"
-    return Group(head, table)
+    fallen = [
+        f"{status.instance}: {each.op} runs as XLA: {each.reason}"
+        for status in reply.instances
+        for each in status.kernel_fallbacks
+    ]
+    return Group(head, table, *fallen)
 
 
 def _row(status: pb.InstanceStatus) -> list[str]:

@@ -426,7 +426,7 @@ class TierStatus(_message.Message):
     def __init__(self, tier: _Optional[str] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., leased_blocks: _Optional[int] = ..., indexed_blocks: _Optional[int] = ..., pinned_blocks: _Optional[int] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
-    __slots__ = ("instance", "epoch", "role", "state", "target", "model", "tensor_parallelism", "block_size_tokens", "caching", "tiers", "running", "waiting", "queued_prefill_tokens", "prefill_tokens_per_s", "max_context_tokens", "counters", "transports", "transfer_mode")
+    __slots__ = ("instance", "epoch", "role", "state", "target", "model", "tensor_parallelism", "block_size_tokens", "caching", "tiers", "running", "waiting", "queued_prefill_tokens", "prefill_tokens_per_s", "max_context_tokens", "counters", "transports", "transfer_mode", "kernel_fallbacks")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -445,6 +445,7 @@ class InstanceStatus(_message.Message):
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_MODE_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_FALLBACKS_FIELD_NUMBER: _ClassVar[int]
     instance: str
     epoch: int
     role: str
@@ -463,7 +464,18 @@ class InstanceStatus(_message.Message):
     counters: Counters
     transports: _containers.RepeatedCompositeFieldContainer[TransportStatus]
     transfer_mode: str
-    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., model: _Optional[str] = ..., tensor_parallelism: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., caching: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., max_context_tokens: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., transports: _Optional[_Iterable[_Union[TransportStatus, _Mapping]]] = ..., transfer_mode: _Optional[str] = ...) -> None: ...
+    kernel_fallbacks: _containers.RepeatedCompositeFieldContainer[KernelFallback]
+    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., model: _Optional[str] = ..., tensor_parallelism: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., caching: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., max_context_tokens: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., transports: _Optional[_Iterable[_Union[TransportStatus, _Mapping]]] = ..., transfer_mode: _Optional[str] = ..., kernel_fallbacks: _Optional[_Iterable[_Union[KernelFallback, _Mapping]]] = ...) -> None: ...
+
+class KernelFallback(_message.Message):
+    __slots__ = ("op", "reason", "traces")
+    OP_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TRACES_FIELD_NUMBER: _ClassVar[int]
+    op: str
+    reason: str
+    traces: int
+    def __init__(self, op: _Optional[str] = ..., reason: _Optional[str] = ..., traces: _Optional[int] = ...) -> None: ...
 
 class TransportStatus(_message.Message):
     __slots__ = ("transport", "calls", "bytes", "seconds")

@@ -4,6 +4,7 @@ import dataclasses
 
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.serving.engine_parts import EngineParts, State
+from pallas_kernels.dispatch import fallbacks
 
 
 def status_message(parts: EngineParts, *, state: State, target: str) -> pb.InstanceStatus:
@@ -50,6 +51,11 @@ def status_message(parts: EngineParts, *, state: State, target: str) -> pb.Insta
                 seconds=transport.counters.seconds,
             )
             for transport in parts.transports
+        ],
+        kernel_fallbacks=[
+            pb.KernelFallback(op=op, reason=reason, traces=count)
+            for op, reasons in fallbacks().items()
+            for reason, count in reasons.items()
         ],
         counters=pb.Counters(**dataclasses.asdict(parts.engine.counters)),
     )

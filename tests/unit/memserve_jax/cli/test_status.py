@@ -1,8 +1,10 @@
 """`memserve status`: a table for people, JSON for programs."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from memserve_jax.cli import status
 from memserve_jax.proto import memserve_pb2 as pb
@@ -54,6 +56,14 @@ def test_watching_ends_when_the_server_does(memserve, server, monkeypatch, argum
     assert ended.status == 130
     if arguments:
         assert [json.loads(line)["routed"] for line in ended.out.splitlines()] == [12, 12]
+
+
+def test_a_kernel_that_does_not_fit_is_named():
+    fallback = pb.KernelFallback(op="kv_append", reason="pages of 2 tokens", traces=3)
+    instance = pb.InstanceStatus(instance="p0", kernel_fallbacks=[fallback])
+    console = Console(width=200, file=io.StringIO())
+    console.print(status.to_table(pb.ClusterStatusReply(instances=[instance])))
+    assert "p0: kv_append runs as XLA: pages of 2 tokens" in console.file.getvalue()
 
 
 def test_an_empty_cluster():

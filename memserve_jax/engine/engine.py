@@ -121,12 +121,17 @@ class Engine:
         """
         self._batcher.add(self._take(request, Duty.ANSWER, None))
 
-    def submit_prefill(self, request: Request, decode: InstanceId) -> None:
+    def submit_prefill(
+        self, request: Request, decode: InstanceId, decode_epoch: int | None = None
+    ) -> None:
         """Takes a request to prefill here and hand over to `decode`, a peer of the pool.
 
-        Events: `FirstToken`, then `PrefillDone` or `Failed`. Raises as `submit`.
+        Its life `decode_epoch` is meant, or the one last announced. Events: `FirstToken`, then
+        `PrefillDone` or `Failed`. Raises as `submit`.
         """
-        self._batcher.add(self._take(request, Duty.PREFILL, decode))
+        sequence = self._take(request, Duty.PREFILL, decode)
+        sequence.peer_epoch = decode_epoch
+        self._batcher.add(sequence)
 
     def expect(self, request: Request, prefill: InstanceId) -> None:
         """Takes a request that `prefill` prefills: its first token and its KV will come.

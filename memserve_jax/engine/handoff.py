@@ -165,6 +165,7 @@ class HandOffs:
             private=sequence.request_id.encode(),
             extra_blocks=self._extra_blocks(sequence),
             by_cell=self._switch.mode is TransferMode.BY_REQUEST,
+            to_epoch=sequence.peer_epoch,
             timeout_s=self._timeout_s,
         )
 

@@ -52,6 +52,7 @@ class Sequence:
     order: int  # of arrival here
     arrival_s: float  # by the engine's clock
     peer: InstanceId | None = None
+    peer_epoch: int | None = None  # of the life that is meant; None: the one last announced
     phase: Phase = Phase.WAITING
     token_ids: list[int] = field(default_factory=list)
     num_unread: int = 0

@@ -13,13 +13,14 @@ class Membership:
 
     def __init__(self) -> None:
         self._live: dict[InstanceId, int] = {}
-        self._gone: set[InstanceId] = set()
+        self._gone: dict[InstanceId, int] = {}  # with the epoch each was last known in
 
     def change(self, live: Mapping[InstanceId, int]) -> None:
         """Takes note of a broadcast."""
-        self._gone |= self._live.keys()
-        self._gone -= live.keys()
+        self._gone |= self._live
         self._live = dict(live)
+        for peer in live:
+            self._gone.pop(peer, None)
 
     def epoch(self, peer: InstanceId) -> int | None:
         """Returns the epoch a live peer is in; None where that is not known."""
@@ -27,7 +28,6 @@ class Membership:
 
     def has_gone(self, peer: InstanceId, epoch: int | None) -> bool:
         """Whether a peer, in the epoch meant (None: whichever), is known to be over."""
-        last = self._live.get(peer)
-        if last is None:
-            return peer in self._gone
-        return epoch is not None and epoch < last
+        if peer in self._live:
+            return epoch is not None and epoch < self._live[peer]
+        return peer in self._gone and (epoch is None or epoch <= self._gone[peer])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -9,7 +10,7 @@ import grpc
 import grpc.aio
 
 from memserve_jax.core.errors import MemServeError
-from memserve_jax.core.types import InstanceId, Request, Role, TransferId
+from memserve_jax.core.types import InstanceId, RequestId, Role, TransferId
 from memserve_jax.engine.events import Event, Failed, FirstToken, PrefillDone, Tokens
 from memserve_jax.mempool.control import FetchAnswer, ReserveAnswer
 from memserve_jax.proto import memserve_pb2 as pb
@@ -68,24 +69,27 @@ class InstanceServicer(InstanceServiceServicer):
                 now_s=self._parts.clock.now_s(),
             )
             decode = InstanceId(request.decode_instance)
+            epoch = request.decode_epoch or None  # it may not have been announced here yet
             self._instance.peers.learn(decode, request.decode_target)
             if accepted.fetch is not None:
                 target = request.request.route.fetch_target
                 self._instance.peers.learn(accepted.fetch.instance, target)
             with self._instance.streams.open(accepted.request_id) as events:
-                await self._hand_over(accepted, decode, events, context)
+                submit = functools.partial(
+                    self._parts.engine.submit_prefill, accepted, decode, epoch
+                )
+                await self._hand_over(accepted.request_id, submit, events, context)
 
     async def _hand_over(
         self,
-        request: Request,
-        decode: InstanceId,
+        request_id: RequestId,
+        submit: Callable[[], None],
         events: asyncio.Queue[Event],
         context: Context,
     ) -> None:
-        engine = self._parts.engine
         ended = False
         try:
-            await self._instance.run(lambda: engine.submit_prefill(request, decode))
+            await self._instance.run(submit)
             while not ended:
                 event = await events.get()
                 ended = not isinstance(event, FirstToken)
@@ -100,7 +104,7 @@ class InstanceServicer(InstanceServiceServicer):
                         raise MemServeError("the prefill was cancelled")
         finally:
             if not ended:
-                self._instance.cancel(request.request_id)
+                self._instance.cancel(request_id)
 
     async def Reserve(
         self,

@@ -60,8 +60,10 @@ class FakeEngine(Engine):
         self.in_flight.add(request.request_id)
         self.say(self.on_submit(request))
 
-    def submit_prefill(self, request: Request, decode: InstanceId) -> None:
-        self._note("submit_prefill", (request, decode))
+    def submit_prefill(
+        self, request: Request, decode: InstanceId, decode_epoch: int | None = None
+    ) -> None:
+        self._note("submit_prefill", (request, decode, decode_epoch))
         self.in_flight.add(request.request_id)
         self.say(self.on_submit(request))
 

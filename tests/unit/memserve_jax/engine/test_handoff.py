@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from memserve_jax.core.errors import InvalidRequestError, TransferFailedError
+from memserve_jax.core.errors import InvalidRequestError, StaleAddressError, TransferFailedError
 from memserve_jax.core.types import CachingMode, FinishReason, SamplingParams
 from memserve_jax.engine.sequence import Phase
 from tests.helpers.engines import (
     GREEDY,
+    Answered,
     answer,
     make_engine,
     make_request,
@@ -221,6 +222,19 @@ def test_a_request_without_peer_events_is_failed_by_its_owner(pair_of):
     [event] = pair.decode.step()
     assert "p0 has gone" in str(event.error)
     assert pair.decode.num_in_flight == 0
+
+
+def test_kv_goes_to_the_life_of_the_decoder_that_asked(pair_of):
+    pair = pair_of(CachingMode.PD_CACHING_2)
+    pair.prefill_pool.peers_changed({D0: 0})  # what was before its restart
+    for name, epoch in [("a", pair.decode_pool.epoch), ("b", None)]:
+        request = make_request(name, random_prompt(9), GREEDY)
+        pair.answers[name], pair.prefills[name] = Answered(), Answered()
+        pair.decode.expect(request, P0)
+        pair.prefill.submit_prefill(request, D0, epoch)
+    pair.run()
+    assert pair.answers["a"].error is None
+    assert isinstance(pair.answers["b"].error, StaleAddressError)
 
 
 def test_a_prompt_the_pool_cannot_hold_is_refused(pair_of):

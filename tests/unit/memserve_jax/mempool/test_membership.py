@@ -16,6 +16,8 @@ from memserve_jax.mempool.membership import Membership
         ([{"p0": 2}], "p0", 3, False),  # its restart is not broadcast yet
         ([{"p0": 2}, {}], "p0", 2, True),
         ([{"p0": 2}, {}, {}], "p0", None, True),
+        ([{"p0": 2}, {}], "p0", 3, False),  # nor here
+        ([{"p0": 2}, {}, {}], "p0", 1, True),
         ([{"p0": 2}, {}, {"p0": 3}], "p0", 3, False),
         ([{"p0": 2}, {}, {"p0": 3}], "p0", 2, True),
     ],

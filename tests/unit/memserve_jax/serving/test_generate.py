@@ -197,8 +197,8 @@ def test_the_first_token_goes_out_before_the_kv_is_there():
             (first,) = d.called("first_token")
             assert isinstance(first, FirstToken)
             assert (first.seed, first.cached_tokens) == (5, 2)
-            ((request, decode),) = p.called("submit_prefill")  # type: ignore[misc]
-            assert decode == "d0"
+            ((request, *decode),) = p.called("submit_prefill")  # type: ignore[misc]
+            assert decode == ["d0", d.server.instance.identity.epoch]
             done = PrefillDone(request_id=request.request_id, kv_blocks_moved=1, kv_bytes_moved=9)
             await p.server.instance.run(lambda: p.engine.say([done]))
             await d.server.instance.run(lambda: d.engine.say(answer(request)[1:]))

@@ -11,11 +11,11 @@ those of KV that goes back from a decode instance.
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from memserve_jax.cli import main
-from memserve_jax.engine.sequence import Sequence
+from memserve_jax.engine import sequence as sequences
 from memserve_jax.mempool.reservation import Reservation
 from memserve_jax.mempool.transfer import Transfer
 
@@ -41,6 +41,18 @@ class Breakpoints:
                 return True
             time.sleep(0.01)
         return False
+
+    def wait_for_one(self, names: Sequence[str], phase: str, *, timeout_s: float) -> str | None:
+        """Returns which of the processes has been hit, and disarms the others; None: none was."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            for name in names:
+                if self._file(name, phase, "hit").exists():
+                    for other in names:
+                        self._file(other, phase, "armed").unlink(missing_ok=True)
+                    return name
+            time.sleep(0.01)
+        return None
 
     def go(self) -> None:
         """Lets all that stand still go on."""
@@ -109,10 +121,10 @@ def run() -> None:
         return f"reservation{'-back' if is_back else ''}.{phase}"
 
     stop_when_made(Transfer, of_transfer, stop)
-    stop_when_made(Sequence, lambda sequence, phase: f"sequence.{phase}", stop)
+    stop_when_made(sequences.Sequence, lambda sequence, phase: f"sequence.{phase}", stop)
     stop_after(Transfer, "advance", of_transfer, stop)
     stop_after(Reservation, "advance", of_reservation, stop)
-    stop_after(Sequence, "enter", lambda sequence, phase: f"sequence.{phase}", stop)
+    stop_after(sequences.Sequence, "enter", lambda sequence, phase: f"sequence.{phase}", stop)
     main(arguments)
 
 

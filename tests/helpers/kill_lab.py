@@ -75,7 +75,7 @@ class KillLab:
         victim is back.
         """
         self._turn += 1
-        answer = _Answer(self.cluster.target, self._prompt(), salt=f"strike-{self._turn}")
+        answer = Asking(self.cluster.target, self._prompt(), salt=f"strike-{self._turn}")
         self.breakpoints.arm(place, phase)
         answer.start()
         hit = self.breakpoints.wait(place, phase, timeout_s=PATIENCE_S)
@@ -113,7 +113,7 @@ class KillLab:
         expected = tuple(self.golden.tokens[PROMPT][:NUM_TOKENS])
         while True:
             salt = f"after-{self._turn}"
-            answer = _Answer(self.cluster.target, self._prompt(), salt=salt)
+            answer = Asking(self.cluster.target, self._prompt(), salt=salt)
             answer.start()
             answer.join(PATIENCE_S)
             assert answer.outcome is not None
@@ -146,7 +146,7 @@ def check_instance(target: str) -> pb.CheckReply:
         return stub.Check(pb.CheckRequest(), timeout=PATIENCE_S)
 
 
-class _Cluster(ProcessCluster):
+class BreakpointCluster(ProcessCluster):
     """Its processes have breakpoints."""
 
     points: pathlib.Path
@@ -160,12 +160,13 @@ class _Cluster(ProcessCluster):
         self.processes[name] = Stopping(name, arguments, log_path=log_path)
 
 
-class _Answer(threading.Thread):
+class Asking(threading.Thread):
     """One request, in a thread of its own."""
 
-    def __init__(self, target: str, prompt: list[int], *, salt: str):
+    def __init__(self, target: str, prompt: list[int], *, salt: str, timeout_s: float = PATIENCE_S):
         super().__init__(daemon=True)
         self._target, self._prompt, self._salt = target, prompt, salt
+        self._timeout_s = timeout_s
         self.outcome: tuple[str, tuple[int, ...]] | None = None
         self.ended_s = 0.0
 
@@ -180,7 +181,7 @@ class _Answer(threading.Thread):
                     temperature=0.0,
                     ignore_eos=True,
                     cache_salt=self._salt,
-                    timeout_s=PATIENCE_S,
+                    timeout_s=self._timeout_s,
                 )
                 for chunk in stream:
                     tokens += chunk.token_ids
@@ -191,15 +192,22 @@ class _Answer(threading.Thread):
 
 
 @contextlib.contextmanager
-def kill_lab(
-    golden: Golden, *, folder: pathlib.Path, overrides: Mapping[str, object] | None = None
-) -> Iterator[KillLab]:
-    """Runs a 1p1d under pd_caching_3 with short time-outs, every process with breakpoints."""
+def breakpoint_cluster(
+    golden: Golden,
+    topology: str,
+    *,
+    folder: pathlib.Path,
+    overrides: Mapping[str, object] | None = None,
+) -> Iterator[tuple[BreakpointCluster, pathlib.Path]]:
+    """Runs a cluster under pd_caching_3 with short time-outs, every process with breakpoints.
+
+    Yields it and the folder of its breakpoints.
+    """
     points = folder / "breakpoints"
     points.mkdir()
-    cluster = _Cluster(
+    cluster = BreakpointCluster(
         golden.path,
-        "1p1d",
+        topology,
         folder=folder,
         caching="pd_caching_3",
         overrides={
@@ -211,6 +219,18 @@ def kill_lab(
     cluster.points = points
     try:
         cluster.start()
-        yield KillLab(cluster, golden, points)
+        yield cluster, points
     finally:
         cluster.close()
+
+
+@contextlib.contextmanager
+def kill_lab(
+    golden: Golden, *, folder: pathlib.Path, overrides: Mapping[str, object] | None = None
+) -> Iterator[KillLab]:
+    """Runs a 1p1d for strikes; see `breakpoint_cluster`."""
+    with breakpoint_cluster(golden, "1p1d", folder=folder, overrides=overrides) as (
+        cluster,
+        points,
+    ):
+        yield KillLab(cluster, golden, points)

@@ -12,6 +12,7 @@ OF_POOL = {  # field of Counters -> field of PoolCounters it repeats
     "kv_transfer_s": "transfer_s",
     "kv_transfers_done": "transfers_done",
     "kv_transfers_failed": "transfers_failed",
+    "kv_transfers_queued": "transfers_queued",
     "kv_reservations_refused": "reservations_refused",
     "kv_blocks_received": "blocks_received",
     "kv_bytes_received": "bytes_received",
@@ -61,6 +62,7 @@ class Counters:
     disk_blocks_skipped: int = 0
     kv_streams_aborted: int = 0
     transfer_mode_switches: int = 0
+    kv_transfers_queued: int = 0
 
     def with_pool(self, pool: PoolCounters) -> "Counters":
         """Returns these totals with those of the engine's pool."""

@@ -15,6 +15,7 @@ class PoolCounters:
     transfer_s: float = 0.0  # summed, from handing blocks to the transport to their arrival
     transfers_done: int = 0
     transfers_failed: int = 0
+    transfers_queued: int = 0  # that had to wait for their turn
     blocks_received: int = 0
     bytes_received: int = 0
     blocks_held: int = 0  # on offer to this pool, and not sent because it had them

@@ -166,7 +166,11 @@ class Sender:
         def ask() -> None:
             self._calls.reserve(to, call, lambda answer: self._answered(out, answer))
 
-        if not self._gate.enter(call.transfer_id, ask, may_wait=call.may_wait):
+        if self._gate.enter(call.transfer_id, to, ask, may_wait=call.may_wait):
+            return
+        if call.may_wait:
+            self._memory.counters.transfers_queued += 1
+        else:
             busy: Future[ReserveAnswer] = Future()
             busy.set_exception(TransferFailedError("too many transfers are under way"))
             self._calls.when_done(busy, lambda answer: self._answered(out, answer))

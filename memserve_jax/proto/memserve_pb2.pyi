@@ -490,7 +490,7 @@ class TransportStatus(_message.Message):
     def __init__(self, transport: _Optional[str] = ..., calls: _Optional[int] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Counters(_message.Message):
-    __slots__ = ("requests", "prompt_tokens", "cached_tokens", "prefill_tokens_computed", "output_tokens", "kv_blocks_sent", "kv_bytes_sent", "kv_transfer_calls", "kv_blocks_received", "kv_send_backs", "kv_send_backs_dropped", "preemptions", "cancelled", "blocks_swapped_out", "blocks_swapped_in", "kv_transfer_s", "compiled_shapes", "kv_transfers_done", "kv_transfers_failed", "kv_reservations_refused", "kv_blocks_fetched", "kv_fetches_failed", "blocks_prefetched", "disk_blocks_written", "disk_blocks_read", "disk_blocks_refused", "kv_bytes_received", "disk_blocks_skipped", "kv_streams_aborted", "transfer_mode_switches")
+    __slots__ = ("requests", "prompt_tokens", "cached_tokens", "prefill_tokens_computed", "output_tokens", "kv_blocks_sent", "kv_bytes_sent", "kv_transfer_calls", "kv_blocks_received", "kv_send_backs", "kv_send_backs_dropped", "preemptions", "cancelled", "blocks_swapped_out", "blocks_swapped_in", "kv_transfer_s", "compiled_shapes", "kv_transfers_done", "kv_transfers_failed", "kv_reservations_refused", "kv_blocks_fetched", "kv_fetches_failed", "blocks_prefetched", "disk_blocks_written", "disk_blocks_read", "disk_blocks_refused", "kv_bytes_received", "disk_blocks_skipped", "kv_streams_aborted", "transfer_mode_switches", "kv_transfers_queued")
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -521,6 +521,7 @@ class Counters(_message.Message):
     DISK_BLOCKS_SKIPPED_FIELD_NUMBER: _ClassVar[int]
     KV_STREAMS_ABORTED_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_MODE_SWITCHES_FIELD_NUMBER: _ClassVar[int]
+    KV_TRANSFERS_QUEUED_FIELD_NUMBER: _ClassVar[int]
     requests: int
     prompt_tokens: int
     cached_tokens: int
@@ -551,7 +552,8 @@ class Counters(_message.Message):
     disk_blocks_skipped: int
     kv_streams_aborted: int
     transfer_mode_switches: int
-    def __init__(self, requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., prefill_tokens_computed: _Optional[int] = ..., output_tokens: _Optional[int] = ..., kv_blocks_sent: _Optional[int] = ..., kv_bytes_sent: _Optional[int] = ..., kv_transfer_calls: _Optional[int] = ..., kv_blocks_received: _Optional[int] = ..., kv_send_backs: _Optional[int] = ..., kv_send_backs_dropped: _Optional[int] = ..., preemptions: _Optional[int] = ..., cancelled: _Optional[int] = ..., blocks_swapped_out: _Optional[int] = ..., blocks_swapped_in: _Optional[int] = ..., kv_transfer_s: _Optional[float] = ..., compiled_shapes: _Optional[int] = ..., kv_transfers_done: _Optional[int] = ..., kv_transfers_failed: _Optional[int] = ..., kv_reservations_refused: _Optional[int] = ..., kv_blocks_fetched: _Optional[int] = ..., kv_fetches_failed: _Optional[int] = ..., blocks_prefetched: _Optional[int] = ..., disk_blocks_written: _Optional[int] = ..., disk_blocks_read: _Optional[int] = ..., disk_blocks_refused: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., disk_blocks_skipped: _Optional[int] = ..., kv_streams_aborted: _Optional[int] = ..., transfer_mode_switches: _Optional[int] = ...) -> None: ...
+    kv_transfers_queued: int
+    def __init__(self, requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., prefill_tokens_computed: _Optional[int] = ..., output_tokens: _Optional[int] = ..., kv_blocks_sent: _Optional[int] = ..., kv_bytes_sent: _Optional[int] = ..., kv_transfer_calls: _Optional[int] = ..., kv_blocks_received: _Optional[int] = ..., kv_send_backs: _Optional[int] = ..., kv_send_backs_dropped: _Optional[int] = ..., preemptions: _Optional[int] = ..., cancelled: _Optional[int] = ..., blocks_swapped_out: _Optional[int] = ..., blocks_swapped_in: _Optional[int] = ..., kv_transfer_s: _Optional[float] = ..., compiled_shapes: _Optional[int] = ..., kv_transfers_done: _Optional[int] = ..., kv_transfers_failed: _Optional[int] = ..., kv_reservations_refused: _Optional[int] = ..., kv_blocks_fetched: _Optional[int] = ..., kv_fetches_failed: _Optional[int] = ..., blocks_prefetched: _Optional[int] = ..., disk_blocks_written: _Optional[int] = ..., disk_blocks_read: _Optional[int] = ..., disk_blocks_refused: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., disk_blocks_skipped: _Optional[int] = ..., kv_streams_aborted: _Optional[int] = ..., transfer_mode_switches: _Optional[int] = ..., kv_transfers_queued: _Optional[int] = ...) -> None: ...
 
 class QuiesceRequest(_message.Message):
     __slots__ = ()

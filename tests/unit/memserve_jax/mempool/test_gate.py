@@ -15,7 +15,8 @@ PROMPT = list(range(4))
 def test_who_comes_first_goes_first():
     gate, started = Gate(2), []
     for name in "abcd":
-        assert gate.enter(name, lambda name=name: started.append(name), may_wait=True)
+        at_once = gate.enter(name, "d0", lambda name=name: started.append(name), may_wait=True)
+        assert at_once == (name in "ab")
     assert started == ["a", "b"]
     gate.leave("b")
     assert started == ["a", "b", "c"]
@@ -23,13 +24,29 @@ def test_who_comes_first_goes_first():
     gate.leave("a")
     assert started == ["a", "b", "c"]
     gate.check({"c"})
-    assert gate.num_queued == 2
+
+
+def test_one_peer_leaves_places_to_others():
+    gate, started = Gate(4), []
+
+    def enter(name, to):
+        return gate.enter(name, to, lambda: started.append(name), may_wait=True)
+
+    assert all(enter(name, "stalls") for name in "abc")
+    assert not enter("d", "stalls")
+    assert enter("e", "goes on")
+    assert not enter("f", "goes on")
+    gate.leave("e")
+    assert started == [*"abce", "f"]  # "d" came before it, but not for a place that is left
+    gate.leave("b")
+    assert started[5:] == ["d"]
+    gate.check({*"acdf"})
 
 
 def test_who_may_not_wait_is_turned_away():
     gate = Gate(1)
-    assert gate.enter("a", lambda: None, may_wait=False)
-    assert not gate.enter("b", lambda: None, may_wait=False)
+    assert gate.enter("a", "d0", lambda: None, may_wait=False)
+    assert not gate.enter("b", "d0", lambda: None, may_wait=False)
     gate.check({"a"})
 
 
@@ -45,12 +62,15 @@ def test_never_more_than_the_limit_and_nobody_is_forgotten(limit, steps):
         name = str(number)
         if comes and name not in opened:
             opened.add(name)
-            gate.enter(name, lambda name=name: running.add(name), may_wait=True)
+            to = f"d{number % 2}"
+            gate.enter(name, to, lambda name=name: running.add(name), may_wait=True)
         elif not comes and name in opened:
             opened.remove(name)
             running.discard(name)
             gate.leave(name)
-        assert len(running) == min(limit, len(opened))
+        of_each = [sum(int(name) % 2 == peer for name in opened) for peer in range(2)]
+        most = limit - limit // 4
+        assert len(running) == min(limit, sum(min(most, number) for number in of_each))
         gate.check(opened)
 
 

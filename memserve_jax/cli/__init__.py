@@ -3,7 +3,6 @@
 The one lazy import of the code base: `memserve generate` never loads jax.
 """
 
-import importlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from memserve_jax.cli.lazy_group import LazyGroup
 from memserve_jax.client.errors import ClientError
 from memserve_jax.core.errors import CheckpointError, ConfigError, MemServeError
 from memserve_jax.launch.huge_pages import restart_with_huge_pages
@@ -32,36 +32,9 @@ COMMANDS = {  # command -> module, what it does
 }
 
 
-class LazyGroup(click.Group):
-    """A group that imports a command's module when it is chosen, not before."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Returns the names in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Returns the click command of `cmd_name`, None if there is none."""
-        if cmd_name not in COMMANDS:
-            return None
-        return importlib.import_module(COMMANDS[cmd_name][0]).command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Returns the command that `args` names; an unknown one is an error with the list."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(
-                f"unknown command {args[0]!r}, allowed: {', '.join(COMMANDS)}", ctx
-            )
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the table without importing anything."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="memserve-jax", prog_name="memserve")
 def _memserve() -> None:
     """LLM serving with context caching and disaggregated prefill and decode, in JAX."""

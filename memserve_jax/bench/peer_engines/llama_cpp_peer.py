@@ -7,13 +7,13 @@ ours. The Llama checkpoint is rewritten as GGUF in float32 first, beside it.
 import json
 import os
 import pathlib
-import sys
 import time
 
 import gguf
 import llama_cpp
 import ml_dtypes  # noqa: F401  # lets numpy read bfloat16 tensors
 import numpy as np
+from peer_loop import serve
 from safetensors.numpy import load_file
 
 LAYER_NAMES = {
@@ -27,6 +27,9 @@ LAYER_NAMES = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }
+MAX_ROWS = 8
+CONTEXT_TOKENS = 2048  # a row
+IGNORE_LOG = llama_cpp.llama_log_callback(lambda level, text, data: None)
 OTHER_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
@@ -83,19 +86,19 @@ class Engine:
     def __init__(self, folder: str, threads: int, dtype: str):
         if dtype != "float32":
             raise SystemExit(f"dtype: got {dtype}, allowed: float32")
-        self.model = llama_cpp.Llama(
-            str(write_gguf(pathlib.Path(folder))),
-            n_ctx=8192,
-            n_batch=2048,
-            n_ubatch=512,
-            n_threads=threads,
-            n_threads_batch=threads,
-            n_gpu_layers=0,
-            n_seq_max=8,
-            verbose=False,
+        llama_cpp.llama_log_set(IGNORE_LOG, None)
+        llama_cpp.llama_backend_init()
+        file = str(write_gguf(pathlib.Path(folder))).encode()
+        self.model = llama_cpp.llama_model_load_from_file(
+            file, llama_cpp.llama_model_default_params()
         )
-        self.context = self.model.ctx
-        self.batch = llama_cpp.llama_batch_init(2048, 0, 1)
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = MAX_ROWS * CONTEXT_TOKENS
+        params.n_seq_max = MAX_ROWS
+        params.n_batch = CONTEXT_TOKENS
+        params.n_threads = params.n_threads_batch = threads
+        self.context = llama_cpp.llama_init_from_model(self.model, params)
+        self.batch = llama_cpp.llama_batch_init(CONTEXT_TOKENS, 0, 1)
         self.version = f"llama-cpp-python {llama_cpp.__version__}"
 
     def prefill(self, num_tokens: int) -> float:
@@ -131,21 +134,4 @@ class Engine:
         return time.perf_counter() - start_s
 
 
-def say(**answer: object) -> None:
-    """Writes one line of JSON."""
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-
-
-def main() -> None:
-    """Answers requests until stdin ends."""
-    given = json.loads(sys.argv[1])
-    engine = Engine(given["folder"], given["threads"], given["dtype"])
-    say(version=engine.version)
-    for line in sys.stdin:
-        call = json.loads(line)
-        name = call.pop("call")
-        say(seconds=getattr(engine, name)(**call))
-
-
-main()
+serve(Engine)

@@ -3,14 +3,13 @@
 Runs in any Python with torch and transformers; imports nothing of ours.
 """
 
-import json
 import os
-import sys
 import time
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 import transformers
+from peer_loop import serve
 
 
 class Engine:
@@ -44,21 +43,4 @@ class Engine:
         return (time.perf_counter() - start_s) / num_steps
 
 
-def say(**answer: object) -> None:
-    """Writes one line of JSON."""
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-
-
-def main() -> None:
-    """Answers requests until stdin ends."""
-    given = json.loads(sys.argv[1])
-    engine = Engine(given["folder"], given["threads"], given["dtype"])
-    say(version=engine.version)
-    for line in sys.stdin:
-        call = json.loads(line)
-        name = call.pop("call")
-        say(seconds=getattr(engine, name)(**call))
-
-
-main()
+serve(Engine)

@@ -16,6 +16,7 @@ from memserve_jax.core.types import Role
 from memserve_jax.launch.lifeline import end_with_parent
 from memserve_jax.launch.process import run_until_signal
 from memserve_jax.launch.solo import SoloInstance
+from memserve_jax.parallel.job import Job
 
 
 @click.command()
@@ -34,6 +35,11 @@ from memserve_jax.launch.solo import SoloInstance
     metavar="HOST:PORT",
     help="Whom to register with; repeatable.",
 )
+@click.option(
+    "--job",
+    metavar="COORDINATOR,INDEX,COUNT",
+    help="Join a job of COUNT processes, one of which serves COORDINATOR (HOST:PORT): INDEX 0.",
+)
 @supervisor_option
 @config_options
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
@@ -42,6 +48,7 @@ def command(
     name: str,
     role: str,
     schedulers: tuple[str, ...],
+    job: str | None,
     supervisor_pid: int | None,
     **options: object,
 ) -> None:
@@ -51,20 +58,21 @@ def command(
     """
     if supervisor_pid is not None:
         end_with_parent(supervisor_pid)
+    joined = None if job is None else Job.from_text(job)
     config = load_given(options)
     if options["tp"] is not None:
         config = dataclasses.replace(config, instances=())  # the flag goes before the file
     run_until_signal(
-        lambda: _launch(config, name, Role(role), schedulers),
+        lambda: _launch(config, name, Role(role), schedulers, joined),
         ready=lambda it: say(f"ready instance={name} grpc={it.target}"),
         ended=SoloInstance.ended,
     )
 
 
 async def _launch(
-    config: Config, name: str, role: Role, schedulers: tuple[str, ...]
+    config: Config, name: str, role: Role, schedulers: tuple[str, ...], job: Job | None
 ) -> SoloInstance:
     with warm_up_progress() as progress:
         return await SoloInstance.launch(
-            config, name=name, role=role, schedulers=schedulers, progress=progress
+            config, name=name, role=role, schedulers=schedulers, progress=progress, job=job
         )

@@ -30,6 +30,7 @@ from memserve_jax.model.bundle import ModelBundle
 from memserve_jax.model.config import read_model_config
 from memserve_jax.model.fingerprint import fingerprint
 from memserve_jax.model.loader import load_model
+from memserve_jax.parallel.job import Job
 from memserve_jax.parallel.mesh import make_mesh
 from memserve_jax.serving.engine_parts import EngineParts, Identity
 from pallas_kernels.backend import Backend
@@ -97,8 +98,10 @@ def use_compile_cache(config: Config) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def open_recipe(config: Config, plan: ClusterPlan, facts: ModelFacts, clock: Clock) -> Recipe:
-    """Returns what the instances of `plan` share. Starts jax: compile cache, devices.
+def open_recipe(
+    config: Config, plan: ClusterPlan, facts: ModelFacts, clock: Clock, job: Job | None = None
+) -> Recipe:
+    """Returns what the instances of `plan` share. Starts jax: compile cache, job, devices.
 
     Raises:
       ConfigError: there are too few devices.
@@ -111,7 +114,7 @@ def open_recipe(config: Config, plan: ClusterPlan, facts: ModelFacts, clock: Clo
         card=facts.card,
         tokenizer=facts.tokenizer,
         clock=clock,
-        devices=acquire_devices(plan.num_devices),
+        devices=acquire_devices(plan.num_devices, job),
     )
 
 

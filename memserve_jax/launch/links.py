@@ -16,11 +16,13 @@ from memserve_jax.core.clock import Clock
 from memserve_jax.core.config import MemPoolSection
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.types import Role
+from memserve_jax.mempool.collective import CollectiveTransport
 from memserve_jax.mempool.control import PeerChannel
 from memserve_jax.mempool.device_put import DevicePutTransport, LocalFabric
 from memserve_jax.mempool.jax_transfer import JaxTransferTransport
 from memserve_jax.mempool.tcp import TcpTransport
 from memserve_jax.mempool.transport import Transport
+from memserve_jax.parallel.job import Job, fail_job
 from memserve_jax.proto.server import ANY_HOST, LOOPBACK
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.pool_channel import GrpcPeerChannel
@@ -56,6 +58,7 @@ class Situation:
     clock: Clock
     host: str  # that it listens on
     fabric: LocalFabric | None = None  # of the instances in the same process; None: no others
+    job: Job | None = None  # that this process has joined
 
 
 def make_links(role: Role, peers: Peers, situation: Situation) -> Links:
@@ -75,7 +78,7 @@ def make_links(role: Role, peers: Peers, situation: Situation) -> Links:
     makers = _makers(situation, channel)
     names = situation.section.transports
     if names is None:
-        names = ("device_put",) if situation.fabric is not None else _by_platform()
+        names = _default_names(situation)
     chosen = tuple(makers[name]() for name in names if name in makers)
     if not chosen:
         raise ConfigError(
@@ -83,6 +86,19 @@ def make_links(role: Role, peers: Peers, situation: Situation) -> Links:
             f"{', '.join(makers)}"
         )
     return Links(channel=channel, transports=chosen)
+
+
+def check_transports(section: MemPoolSection, job: Job | None) -> None:
+    """Does nothing where the transports asked for can be had, as far as jobs go.
+
+    Raises:
+      ConfigError: `collective` without a job.
+    """
+    if job is None and "collective" in (section.transports or ()):
+        raise ConfigError(
+            "mempool.transports: got collective, allowed only between the processes of one job: "
+            "`serve --processes`, or `instance --job`"
+        )
 
 
 def reachable_host(host: str) -> str:
@@ -112,10 +128,18 @@ def _makers(situation: Situation, channel: GrpcPeerChannel) -> dict[str, Callabl
         "tcp": lambda: TcpTransport(clock, **place),
         "jax_transfer": lambda: JaxTransferTransport(channel, clock, **place),
     }
+    job = situation.job
+    if job is not None:
+        makers["collective"] = lambda: CollectiveTransport(
+            job, channel, clock, timeout_s=situation.section.transfer_timeout_s, fail=fail_job
+        )
     if fabric is not None:
         makers["device_put"] = lambda: DevicePutTransport(fabric, clock)
     return makers
 
 
-def _by_platform() -> tuple[str, ...]:
-    return BETWEEN_PROCESSES.get(jax.default_backend(), BETWEEN_PROCESSES[None])
+def _default_names(situation: Situation) -> tuple[str, ...]:
+    if situation.fabric is not None:
+        return ("device_put",)
+    by_platform = BETWEEN_PROCESSES.get(jax.default_backend(), BETWEEN_PROCESSES[None])
+    return by_platform if situation.job is None else ("collective", *by_platform)

@@ -20,7 +20,7 @@ from memserve_jax.launch.build import (
     open_recipe,
     read_model_facts,
 )
-from memserve_jax.launch.links import Links, Situation, make_links
+from memserve_jax.launch.links import Links, Situation, check_transports, make_links
 from memserve_jax.launch.topology import ClusterPlan, plan_cluster
 from memserve_jax.launch.warm_up import warm_up
 from memserve_jax.mempool.device_put import LocalFabric
@@ -69,6 +69,7 @@ class LocalCluster:
         """
         clock = clock or SystemClock()
         plan = plan_cluster(config)
+        check_transports(config.mempool, None)
         facts = read_model_facts(config)
         context_limit(config.engine, facts.card)
         _log.info("config: %s", to_mapping(config))

@@ -8,15 +8,18 @@ import dataclasses
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 
 from memserve_jax.core.config import Config, to_mapping
+from memserve_jax.core.errors import ConfigError
 from memserve_jax.launch.child import ChildCommand
 from memserve_jax.launch.huge_pages import with_huge_pages
 from memserve_jax.launch.lifeline import refuse_unless_supported
 from memserve_jax.launch.machine import environments, probe_machine
 from memserve_jax.launch.supervisor import Supervisor
+from memserve_jax.launch.team import Team, alone
 from memserve_jax.launch.topology import ClusterPlan, plan_cluster
 from memserve_jax.proto.server import ANY_HOST, LOOPBACK, address, check_address
 
@@ -39,6 +42,11 @@ async def launch_processes(config: Config) -> Supervisor:
     _log.info("config: %s", to_mapping(config))
     environment = with_huge_pages(os.environ)
     machine = await probe_machine(environment)
+    if machine.platform == "tpu" and has_job(config):
+        raise ConfigError(
+            "mempool.transports: got collective, allowed on TPUs with --processes: jax_transfer, "
+            "tcp; each process sees its own chips alone"
+        )
     commands = ClusterCommands(
         config,
         plan,
@@ -87,8 +95,23 @@ class ClusterCommands:
             environment=self._environment,
         )
 
+    def teams(self, target: str) -> list[Team]:
+        """See `Commands`. Where `collective` is asked for, all instances are one job."""
+        commands = self.instances(target)
+        if not has_job(self._config):
+            return [alone(command) for command in commands]
+
+        def in_job(names: Sequence[str]) -> list[ChildCommand]:
+            members = [command for command in commands if command.name in names]
+            return _join(members, address(LOOPBACK, _free_port()))
+
+        return [Team(names=tuple(command.name for command in commands), commands=in_job)]
+
     def instances(self, target: str) -> list[ChildCommand]:
-        """See `Commands`. Instances listen on loopback: only the scheduler is for the world."""
+        """Returns the command of each instance by itself.
+
+        They listen on loopback: only the scheduler is for the world.
+        """
         host, _, port = target.rpartition(":")
         if host.strip("[]") in ANY_HOST:
             target = address(LOOPBACK, int(port))
@@ -106,6 +129,11 @@ class ClusterCommands:
             )
             for each, environment in zip(self._plan.instances, self._environments, strict=True)
         ]
+
+
+def has_job(config: Config) -> bool:
+    """Whether the instances of a cluster of processes are one `jax.distributed` job."""
+    return "collective" in (config.mempool.transports or ())
 
 
 def settings(config: Config) -> list[str]:
@@ -131,3 +159,19 @@ def _leaves(values: Mapping[str, object], prefix: str = "") -> dict[str, object]
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves
+
+
+def _join(commands: Sequence[ChildCommand], coordinator: str) -> list[ChildCommand]:
+    """Returns `commands` as one job."""
+    return [
+        dataclasses.replace(
+            command,
+            arguments=(*command.arguments, "--job", f"{coordinator},{index},{len(commands)}"),
+        )
+        for index, command in enumerate(commands)
+    ]
+
+
+def _free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        return server.getsockname()[1]

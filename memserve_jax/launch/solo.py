@@ -16,9 +16,10 @@ from memserve_jax.launch.build import (
     open_recipe,
     read_model_facts,
 )
-from memserve_jax.launch.links import Links, Situation, make_links
+from memserve_jax.launch.links import Links, Situation, check_transports, make_links
 from memserve_jax.launch.topology import plan_instance
 from memserve_jax.launch.warm_up import warm_up
+from memserve_jax.parallel.job import Job, leave_job
 from memserve_jax.proto.server import check_address
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.server import InstanceServer
@@ -29,10 +30,11 @@ _log = logging.getLogger(__name__)
 class SoloInstance:
     """An instance alone in its process. Lives in the asyncio loop."""
 
-    def __init__(self, server: InstanceServer, links: Links):
+    def __init__(self, server: InstanceServer, links: Links, job: Job | None):
         """For `launch` alone."""
         self.server = server
         self._links = links
+        self._job = job
 
     @classmethod
     async def launch(
@@ -43,6 +45,7 @@ class SoloInstance:
         role: Role,
         schedulers: Sequence[str],
         progress: Progress | None = None,
+        job: Job | None = None,
     ) -> "SoloInstance":
         """Returns an instance that serves and is registered with every scheduler.
 
@@ -53,21 +56,23 @@ class SoloInstance:
           role: What it does.
           schedulers: HOST:PORT of each.
           progress: Told of every shape that is compiled at warm-up.
+          job: To be joined before jax starts: returns after all its processes are there.
 
         Raises:
           ConfigError: a wrong value, too few devices, a port in use, a scheduler that refuses.
           CheckpointError: the model directory cannot be served.
         """
         plan = plan_instance(config, name=name, role=role)
+        check_transports(config.mempool, job)
         facts = read_model_facts(config)
         context_limit(config.engine, facts.card)
         _log.info("config: %s", to_mapping(config))
         check_address(config.host, config.port)
-        recipe = open_recipe(config, plan, facts, SystemClock())
+        recipe = open_recipe(config, plan, facts, SystemClock(), job)
         bundles = await asyncio.to_thread(load_bundles, recipe, plan.instances)
         (instance,) = plan.instances
         peers = Peers()
-        situation = Situation(section=config.mempool, clock=recipe.clock, host=config.host)
+        situation = Situation(section=config.mempool, clock=recipe.clock, host=config.host, job=job)
         links = make_links(role, peers, situation)
         server = None
         try:
@@ -90,7 +95,7 @@ class SoloInstance:
                 await server.stop(0.0)
             links.close()
             raise
-        return cls(server, links)
+        return cls(server, links, job)
 
     @property
     def target(self) -> str:
@@ -115,6 +120,12 @@ class SoloInstance:
             raise MemServeError(f"instance {name}: its engine is broken: {error}")
 
     async def stop(self, grace_s: float) -> None:
-        """Deregisters, gives requests `grace_s` to end, frees everything."""
+        """Deregisters, gives requests `grace_s` to end, frees everything.
+
+        One that was drained out of a job ends its process here: jax would wait for the others to
+        leave too, and abort when they do not.
+        """
         await self.server.stop(grace_s)
         await asyncio.to_thread(self._links.close)
+        if self._job is not None and self.server.drained.is_set():
+            leave_job()

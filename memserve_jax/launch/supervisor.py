@@ -3,6 +3,9 @@
 An instance that exits with 0 meant to (it was drained, or an operator ended it) and stays away.
 Any other end is a failure: it is logged at once, and the process is started again after a pause
 that grows with every failure in a row. Too many in a row end the cluster.
+
+The processes of a job are one unit (a `Team`): when one ends, the others, which could not go on
+for long, are killed, and all but those that have left are started again.
 """
 
 import asyncio
@@ -15,6 +18,7 @@ from typing import Protocol, runtime_checkable
 
 from memserve_jax.core.errors import MemServeError
 from memserve_jax.launch.child import Child, ChildCommand, ChildFailedError, ending
+from memserve_jax.launch.team import Team
 
 READY = "ready grpc="
 LAST_WORDS_S = 5.0  # beyond the grace, for cancelled requests and copies under way
@@ -34,8 +38,8 @@ class Commands(Protocol):
         """Returns the scheduler's command, with `port` or (None) the configured one."""
         ...
 
-    def instances(self, target: str) -> Sequence[ChildCommand]:
-        """Returns the instances' commands, for a scheduler at `target` (HOST:PORT)."""
+    def teams(self, target: str) -> Sequence[Team]:
+        """Returns the instances, for a scheduler at `target` (HOST:PORT)."""
         ...
 
 
@@ -114,11 +118,14 @@ class Supervisor:
         await asyncio.shield(self._stopping)
 
     async def _start_all(self) -> None:
-        line = await self._start(self._scheduler)
+        scheduler = Team(
+            names=(self._scheduler.name,), commands=lambda _: [self._scheduler], may_leave=False
+        )
+        (line,) = await self._start(scheduler, scheduler.names)
         self.target = line.removeprefix(READY)
         self._scheduler = self._commands.scheduler(int(self.target.rpartition(":")[2]))
-        instances = self._commands.instances(self.target)
-        starts = asyncio.gather(*(self._start(command) for command in instances))
+        teams = self._commands.teams(self.target)
+        starts = asyncio.gather(*(self._start(team, team.names) for team in teams))
         watch = asyncio.create_task(self._children[self._scheduler.name].ended())
         try:
             await asyncio.wait((starts, watch), return_when=asyncio.FIRST_COMPLETED)
@@ -130,41 +137,75 @@ class Supervisor:
             starts.cancel()
             watch.cancel()
             await asyncio.gather(starts, watch, return_exceptions=True)
-        for command in (self._scheduler, *instances):
-            self._keepers.append(asyncio.create_task(self._keep(command)))
+        for team in (scheduler, *teams):
+            self._keepers.append(asyncio.create_task(self._keep(team)))
 
-    async def _start(self, command: ChildCommand) -> str:
-        """Starts a child when its turn has come; returns its ready line. Raises as `ready`."""
-        async with self._starts:
-            child = self._children[command.name] = await Child.start(command)
-            return await child.ready()
+    async def _start(self, team: Team, names: Sequence[str]) -> list[str]:
+        """Starts those of a team; returns their ready lines. Raises as `ready`, all ended then."""
+        commands = team.commands(names)
+        if len(commands) == 1:
+            async with self._starts:
+                return await self._start_together(commands)
+        return await self._start_together(commands)  # they wait for each other: no turns
 
-    async def _keep(self, command: ChildCommand) -> None:
-        """Starts a child again whenever it fails, until it leaves or fails for good."""
+    async def _start_together(self, commands: Sequence[ChildCommand]) -> list[str]:
+        for command in commands:
+            self._children[command.name] = await Child.start(command)
+        children = [self._children[command.name] for command in commands]
+        try:
+            return await asyncio.gather(*(child.ready() for child in children))
+        except MemServeError:
+            await asyncio.gather(*(child.kill() for child in children))
+            raise
+
+    async def _keep(self, team: Team) -> None:
+        """Starts a team again whenever it fails, until all have left or it fails for good."""
         loop = asyncio.get_running_loop()
-        num_failures, ready_s = 0, loop.time()
+        names, num_failures, ready_s = team.names, 0, loop.time()
         while True:
-            child = self._children[command.name]
-            status = await child.ended()
-            if status == 0 and command is not self._scheduler:
-                _log.info("%s (pid %d) has left", child.name, child.pid)
+            first = await self._first_to_end(names)
+            statuses = await self._end_team(names)
+            left = [name for name in names if statuses[name] == 0 and team.may_leave]
+            for name in left:
+                _log.info("%s (pid %d) has left", name, self._children[name].pid)
+            names = tuple(name for name in names if name not in left)
+            if not names:
                 return
-            is_stable = loop.time() - ready_s >= self._policy.stable_s
-            num_failures = 1 if is_stable else num_failures + 1
-            what = f"{child.name} (pid {child.pid}) {ending(status)}"
+            what = f"{first.name} (pid {first.pid}) {ending(statuses[first.name])}"
+            if first.name not in left:
+                is_stable = loop.time() - ready_s >= self._policy.stable_s
+                num_failures = 1 if is_stable else num_failures + 1
             if num_failures >= self._policy.most_failures:
                 error = ClusterFailedError(f"{what}, failure {num_failures} in a row: giving up")
                 if not self._failed.done():
                     self._failed.set_exception(error)
                 return
-            pause_s = self._policy.pause_s(num_failures)
-            _log.error("%s; starting it again in %g s", what, pause_s)
+            pause_s = self._policy.pause_s(max(1, num_failures))
+            whom = "it" if names == (first.name,) else ", ".join(names)
+            _log.error("%s; starting %s again in %g s", what, whom, pause_s)
             await asyncio.sleep(pause_s)
             try:
-                await self._start(command)
+                await self._start(team, names)
             except MemServeError as error:
-                _log.error("%s did not start: %s", child.name, error)
+                _log.error("%s did not start: %s", ", ".join(names), error)
             ready_s = loop.time()
+
+    async def _first_to_end(self, names: Sequence[str]) -> Child:
+        """Returns the first child that has ended; of several, one that was not killed."""
+        ends = {asyncio.create_task(self._children[name].ended()): name for name in names}
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+        first = max(done, key=lambda end: end.result() != -signal.SIGKILL)
+        return self._children[ends[first]]
+
+    async def _end_team(self, names: Sequence[str]) -> dict[str, int]:
+        """Kills what is left of a team; returns every exit status."""
+        children = [self._children[name] for name in names]
+        await asyncio.gather(*(child.kill() for child in children))
+        return {child.name: await child.ended() for child in children}
 
     async def _stop(self, grace_s: float) -> None:
         loop = asyncio.get_running_loop()

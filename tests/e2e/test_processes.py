@@ -108,6 +108,24 @@ def test_a_scheduler_outlives_its_instance(tmp_path: pathlib.Path):
         (["serve", "--config", "/nowhere.yaml"], "/nowhere.yaml: cannot read"),
         (["serve", "--set", "engine.chunk_token=3"], "did you mean chunk_tokens?"),
         (["serve", "--port", "99999"], "port: got 99999"),
+        (
+            ["serve", "--set", "mempool.transports=[collective]"],
+            "mempool.transports: got collective, allowed only between the processes of one job",
+        ),
+        (
+            [
+                *("instance", "--name", "c0", "--role", "colocated", "--scheduler", "x:1"),
+                *("--set", "mempool.transports=[tcp,collective]"),
+            ],
+            "mempool.transports: got collective, allowed only between the processes of one job",
+        ),
+        (
+            [
+                *("instance", "--name", "c0", "--role", "colocated", "--scheduler", "x:1"),
+                *("--job", "h:1,2,2"),
+            ],
+            "--job: got 'h:1,2,2', allowed: HOST:PORT,INDEX,COUNT",
+        ),
         (["serve", "--no-such-flag"], "--no-such-flag"),
         (
             [

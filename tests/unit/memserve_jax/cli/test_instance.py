@@ -9,6 +9,7 @@ import pytest
 
 from memserve_jax.cli import instance, main
 from memserve_jax.core.types import Role
+from memserve_jax.parallel.job import Job
 
 
 @pytest.fixture
@@ -62,6 +63,17 @@ def test_the_size_is_the_files_unless_the_flag_says_another(
     assert run(*asked, "--tp", "4") == 0
     assert [len(told["config"].instances) for told in launched] == [1, 0]
     assert launched[1]["config"].tp == 4
+
+
+def test_a_job_is_told_on(launched: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]):
+    asked = ["--name", "p0", "--role", "prefill", "--scheduler", "a:1"]
+    assert run(*asked) == 0
+    assert run(*asked, "--job", "h:1,1,2") == 0
+    job = Job(coordinator="h:1", process=1, num_processes=2)
+    assert [told["job"] for told in launched] == [None, job]
+    assert run(*asked, "--job", "h:1,2,2") == 2
+    assert "--job: got 'h:1,2,2', allowed: " in capsys.readouterr().err
+    assert len(launched) == 2
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from typing import Any
 
+import jax
 import pytest
 
 from memserve_jax.core.clock import ManualClock
@@ -15,20 +16,27 @@ from memserve_jax.launch.links import (
     NO_LINKS,
     Links,
     Situation,
+    check_transports,
     make_links,
     reachable_host,
 )
 from memserve_jax.mempool.device_put import LocalFabric
+from memserve_jax.parallel.job import Job
 from memserve_jax.serving.peers import Peers
 
+JOB = Job(coordinator="10.0.0.1:4000", process=0, num_processes=2)
 
-def links_of(role: Role, *, fabric: LocalFabric | None = None, **mempool: Any) -> Links:
+
+def links_of(
+    role: Role, *, fabric: LocalFabric | None = None, job: Job | None = None, **mempool: Any
+) -> Links:
     async def make() -> Links:
         situation = Situation(
             section=parse_config({"mempool": mempool}).mempool,
             clock=ManualClock(),
             host="127.0.0.1",
             fabric=fabric,
+            job=job,
         )
         return make_links(role, Peers(), situation)
 
@@ -58,6 +66,22 @@ def test_between_processes_the_platform_decides_what_is_best(
     monkeypatch.setattr("jax.default_backend", lambda: platform)
     expected = BETWEEN_PROCESSES.get(platform, BETWEEN_PROCESSES[None])
     assert names(links_of(Role.DECODE)) == list(expected)
+
+
+def test_within_a_job_collective_is_best():
+    assert names(links_of(Role.DECODE, job=JOB))[:2] == [
+        "collective",
+        BETWEEN_PROCESSES.get(jax.default_backend(), BETWEEN_PROCESSES[None])[0],
+    ]
+    ordered = ["tcp", "collective"]
+    assert names(links_of(Role.DECODE, job=JOB, transports=ordered)) == ordered
+
+
+def test_collective_without_a_job_is_refused_by_name():
+    section = parse_config({"mempool": {"transports": ["tcp", "collective"]}}).mempool
+    check_transports(section, JOB)
+    with pytest.raises(ConfigError, match=r"transports: got collective, allowed only .* one job"):
+        check_transports(section, None)
 
 
 def test_the_config_limits_and_orders():

@@ -4,7 +4,7 @@ from typing import Any
 
 from memserve_jax.core.config import Config, load_config, parse_config, to_mapping
 from memserve_jax.core.types import CachingMode
-from memserve_jax.launch.process_cluster import ClusterCommands, settings
+from memserve_jax.launch.process_cluster import ClusterCommands, has_job, settings
 from memserve_jax.launch.topology import plan_cluster
 
 
@@ -75,3 +75,29 @@ def test_a_scheduler_on_every_address_is_dialled_on_loopback():
     for host in ("0.0.0.0:7", "[::]:7"):
         (c0,) = commands_of().instances(host)
         assert options(c0.arguments)["--scheduler"] == "127.0.0.1:7"
+
+
+def test_without_collective_everyone_is_alone():
+    assert not has_job(parse_config({"mempool": {"transports": ["tcp"]}}))
+    commands = commands_of(topology="1p1d")
+    teams = commands.teams("127.0.0.1:5")
+    assert [team.names for team in teams] == [("p0",), ("d0",)]
+    assert [team.commands(team.names)[0] for team in teams] == commands.instances("127.0.0.1:5")
+
+
+def test_with_collective_all_instances_are_one_job_another_in_every_life():
+    commands = commands_of(topology="1p2d", mempool={"transports": ["collective", "tcp"]})
+    (team,) = commands.teams("127.0.0.1:5")
+    assert team.names == ("p0", "d0", "d1")
+    jobs = [
+        [options(command.arguments)["--job"].split(",") for command in team.commands(names)]
+        for names in (team.names, ("p0", "d1"))
+    ]
+    assert [[job[1:] for job in life] for life in jobs] == [
+        [["0", "3"], ["1", "3"], ["2", "3"]],
+        [["0", "2"], ["1", "2"]],
+    ]
+    coordinators = [{job[0] for job in life} for life in jobs]
+    assert all(len(life) == 1 for life in coordinators)
+    assert all(found.startswith("127.0.0.1:") for life in coordinators for found in life)
+    assert [command.name for command in team.commands(("p0", "d1"))] == ["p0", "d1"]

@@ -1,6 +1,7 @@
 """Processes that die come back, those that leave do not, and none is left at the end."""
 
 import asyncio
+import contextlib
 import os
 import pathlib
 import signal
@@ -12,6 +13,7 @@ import pytest
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.launch.child import ChildCommand, ChildFailedError
 from memserve_jax.launch.supervisor import ClusterFailedError, RestartPolicy, Supervisor
+from memserve_jax.launch.team import Team, alone
 
 SERVES = """
 import signal, sys
@@ -30,8 +32,9 @@ def refuses(why: str) -> str:
 class Programs:
     """Children that are small programs."""
 
-    def __init__(self, scheduler: str = SERVES, **instances: str):
-        self._scheduler, self._instances = scheduler, instances
+    def __init__(self, scheduler: str = SERVES, *, is_job: bool = False, **instances: str):
+        self._scheduler, self._instances, self._is_job = scheduler, instances, is_job
+        self.lives: list[tuple[str, ...]] = []  # of the job: who was in it
         self.ports: list[int | None] = []
         self.targets: list[str] = []
 
@@ -39,9 +42,15 @@ class Programs:
         self.ports.append(port)
         return self._command("scheduler", self._scheduler)
 
-    def instances(self, target: str) -> Sequence[ChildCommand]:
+    def teams(self, target: str) -> Sequence[Team]:
         self.targets.append(target)
-        return [self._command(name, program) for name, program in self._instances.items()]
+        if self._is_job:
+            return [Team(names=tuple(self._instances), commands=self._job)]
+        return [alone(self._command(name, program)) for name, program in self._instances.items()]
+
+    def _job(self, names: Sequence[str]) -> Sequence[ChildCommand]:
+        self.lives.append(tuple(names))
+        return [self._command(name, self._instances[name]) for name in names]
 
     def _command(self, name: str, program: str) -> ChildCommand:
         return ChildCommand(
@@ -109,6 +118,63 @@ def test_an_instance_that_leaves_stays_away(caplog: pytest.LogCaptureFixture):
 
     supervised(Programs(d0=SERVES), test)
     assert "starting it again" not in caplog.text
+
+
+def test_a_job_lives_and_dies_as_one(caplog: pytest.LogCaptureFixture):
+    names = ("p0", "d0", "d1")
+    programs = Programs(is_job=True, **dict.fromkeys(names, SERVES))
+
+    async def test(supervisor: Supervisor) -> None:
+        pids = supervisor.pids
+        os.kill(pids["p0"], signal.SIGSTOP)
+        os.kill(pids["d0"], signal.SIGABRT)
+        for name in names:
+            await another_life(supervisor, name, pids[name])
+        assert not any(is_alive(pids[name]) for name in names)
+        assert supervisor.pids["scheduler"] == pids["scheduler"]
+
+    supervised(programs, test)
+    assert programs.lives == [names, names]
+    assert "died of SIGABRT; starting p0, d0, d1 again in 0.01 s" in caplog.text
+
+
+def test_a_job_goes_on_without_who_has_left(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    programs = Programs(is_job=True, p0=SERVES, d0=SERVES)
+
+    async def test(supervisor: Supervisor) -> None:
+        pids = supervisor.pids
+        os.kill(pids["d0"], signal.SIGTERM)
+        await another_life(supervisor, "p0", pids["p0"])
+        assert supervisor.pids["d0"] == pids["d0"]
+
+    supervised(programs, test)
+    assert programs.lives == [("p0", "d0"), ("p0",)]
+    assert "exited with 0; starting p0 again in 0.01 s" in caplog.text
+
+
+def test_a_job_that_fails_too_often_ends_the_cluster():
+    async def test(supervisor: Supervisor) -> None:
+        failing = asyncio.create_task(supervisor.failed())
+        while not failing.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(supervisor.pids["d0"], signal.SIGKILL)
+            await asyncio.sleep(0.01)
+        with pytest.raises(ClusterFailedError, match="failure 3 in a row"):
+            await failing
+
+    supervised(Programs(is_job=True, p0=SERVES, d0=SERVES), test)
+
+
+def test_a_job_of_which_one_cannot_start_leaves_nothing(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    waits = "import signal; signal.pause()"  # for the other one
+    programs = Programs(is_job=True, p0=waits, d0=refuses("too big"))
+    with pytest.raises(ConfigError, match="too big"):
+        asyncio.run(Supervisor.launch(programs, QUICK))
+    started = [record.args for record in caplog.records if "pid" in record.msg]
+    assert len(started) == 3
+    assert not any(is_alive(pid) for _, pid, *_ in started)  # type: ignore[misc]
 
 
 def test_too_many_failures_in_a_row_end_the_cluster():

@@ -92,6 +92,12 @@ def test_what_was_on_disk_serves_the_next_life_of_a_cluster(topology: str, tmp_p
         assert totals(served).disk_blocks_written > 0
     with running(config) as served:
         longer, rest = PROMPT + answer[:150], answer[150:]
+        for salt in ("", "another tenant"):
+            stranger = served.client.generate(
+                token_ids=longer, max_tokens=1, cache_salt=salt, timeout_s=PATIENCE_S
+            )
+            assert stranger.usage.cached_tokens == 0
+        assert totals(served).disk_blocks_read == 0
         assert answers(served, 4, prompt=longer, length=len(rest)) == [rest] * 4
         total = totals(served)
         assert total.disk_blocks_read > 0

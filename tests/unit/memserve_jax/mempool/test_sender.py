@@ -1,14 +1,16 @@
 """The sender's side: each way a transfer can end, and what it leaves behind: nothing."""
 
+from concurrent.futures import Future
+
 import numpy as np
 import pytest
 
 from memserve_jax.core.clock import ManualClock
-from memserve_jax.core.errors import StaleAddressError, TransferFailedError
+from memserve_jax.core.errors import OutOfBlocksError, StaleAddressError, TransferFailedError
 from memserve_jax.core.types import Tier
 from memserve_jax.mempool.remote import RemotePhase
 from memserve_jax.mempool.transfer import TransferPhase
-from tests.helpers.peers import Network
+from tests.helpers.peers import Network, NetworkTransport
 from tests.helpers.pools import cache, compute, kv_of, make_pool, read_kv
 
 PROMPT = list(range(7))  # 3 whole blocks of 2, and a tail of 1
@@ -129,6 +131,51 @@ def test_a_lost_message_fails_the_transfer_and_frees_both_ends(network, kind, ho
     assert len(arrivals) == (kind == "committed")
     for arrival in arrivals:
         arrival.lease.close()
+    assert_clean(network)
+
+
+def test_an_abort_that_is_lost_costs_the_receiver_its_own_deadline_and_no_more(network):
+    transfer = start(network, insert=True)
+    network.run(until="bytes")
+    network.pools["p0"].cancel(transfer, "not wanted any more")
+    network.drop([message.kind for message in network.messages].index("abort"))
+    network.run()
+    receiver = network.pools["d0"]
+    assert (network.pools["p0"].num_leased, receiver.num_leased) == (0, 4)
+    network.clock.advance(TIMEOUT_S)
+    network.run()
+    assert receiver.peek(PROMPT) == 0
+    assert_clean(network)
+
+
+def test_nothing_is_published_of_a_transport_that_only_says_it_sent(network, monkeypatch):
+    """The receiver counts what has landed: no answer comes from blocks that nobody wrote."""
+    done: Future[None] = Future()
+    done.set_result(None)
+    monkeypatch.setattr(NetworkTransport, "send", lambda *_: done)
+    transfer = start(network, insert=True, private=b"x")
+    assert network.run() == []
+    receiver = network.pools["d0"]
+    assert (transfer.phase, receiver.peek(PROMPT)) == ("committing", 0)
+    network.clock.advance(TIMEOUT_S)
+    assert network.run() == []
+    assert isinstance(transfer.error, TransferFailedError)
+    assert (receiver.peek(PROMPT), receiver.counters.blocks_received) == (0, 0)
+    assert_clean(network)
+
+
+def test_blocks_on_offer_are_nobody_elses_until_they_have_been_read(network):
+    sender = network.pools["p0"]
+    transfer = start(network, private=b"x")  # whose caller has let go of them
+    with pytest.raises(OutOfBlocksError), sender.alloc_mem(5):  # 8 in all, 4 on offer
+        pass
+    network.run(until="bytes")  # packed for the way
+    assert sender.num_leased == 4
+    arrivals = network.run()
+    assert transfer.phase is TransferPhase.DONE
+    with sender.alloc_mem(8), arrivals[0].lease as lease:
+        receiver = network.pools["d0"]
+        np.testing.assert_array_equal(read_kv(receiver, lease), kv_of(receiver.layout, PROMPT))
     assert_clean(network)
 
 

@@ -7,6 +7,7 @@ for the dead; the cluster answers as before once the victim is back.
 import itertools
 import pathlib
 import random
+import sys
 from collections import Counter
 
 import pytest
@@ -88,3 +89,4 @@ def test_a_long_run_of_kills(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtu
             lines.append(f"  {state:30s} {chr(32).join(counts)}")
             for victim in VICTIMS:
                 assert any(table[state, victim, code] for code in ("OK", "UNAVAILABLE"))
+        sys.stdout.write("\n".join(lines) + "\n")

@@ -86,8 +86,8 @@ class HangLab:
             self._expect_at_rest(set(self.cluster.names) - {stopped})
         finally:
             process.send_signal(signal.SIGCONT)
-        self.breakpoints.clear()
         self._expect_as_before(salt)
+        self.breakpoints.clear()  # not before: who was stopped may still stand at one
         code, tokens = asking.outcome
         return Outcome(code, tokens, asking.ended_s - stopped_s)
 

@@ -10,6 +10,8 @@ from memserve_jax.core.clock import Clock
 
 READ_BYTES = {"cpu": 512 << 20}  # far beyond any cache
 READ_BYTES_ELSEWHERE = 4 << 30
+COPY_BYTES = {"cpu": 256 << 20}
+COPY_BYTES_ELSEWHERE = 2 << 30
 MATMUL_SIZE = {"cpu": 2048}
 MATMUL_SIZE_ELSEWHERE = 8192
 
@@ -29,6 +31,31 @@ class ReadProbe:
     def bytes_per_s(self) -> float:
         """Returns the rate of one pass now."""
         return self._array.nbytes / seconds_of(lambda: self._sum(self._array), self._clock)
+
+
+class CopyProbe:
+    """How fast the device copies in its memory: one large array onto another."""
+
+    def __init__(self, clock: Clock, *, num_bytes: int | None = None):
+        """Makes both arrays on the first device: `num_bytes` each, or as suits the platform."""
+        platform = jax.devices()[0].platform
+        num_bytes = num_bytes or COPY_BYTES.get(platform, COPY_BYTES_ELSEWHERE)
+        self._source = jnp.ones(num_bytes // 4, jnp.float32)
+        self._target = jnp.zeros(num_bytes // 4, jnp.float32)
+        self._write = jax.jit(
+            lambda target, source: jax.lax.dynamic_update_slice(target, source, (0,)),
+            donate_argnums=0,
+        )
+        self._clock = clock
+        self._copy().block_until_ready()
+
+    def bytes_per_s(self) -> float:
+        """Returns the rate of one copy now: bytes read and bytes written, together."""
+        return 2 * self._source.nbytes / seconds_of(self._copy, self._clock)
+
+    def _copy(self) -> Array:
+        self._target = self._write(self._target, self._source)
+        return self._target
 
 
 class MatmulProbe:

@@ -12,9 +12,9 @@ COMMANDS = {  # command -> module, what it measures
     "pool": (f"{_FOLDER}.bench_pool", "The memory pool's calls, index and tiers."),
     "transfer": (f"{_FOLDER}.bench_transfer", "Every transport, beside memcpy and a socket."),
     "model": (f"{_FOLDER}.bench_model", "A whole model against the device's bounds, and peers."),
+    "kernels": (f"{_FOLDER}.bench_kernels", "Each op against the device's bounds, and peers."),
 }
 COMING = {  # command -> what brings it
-    "kernels": "the kernels issue",
     "route": "the scheduler issue",
     "fit": "the scheduler issue",
     "simulate": "the scheduler issue",

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import pytest
 
-from memserve_jax.bench.bounds import MatmulProbe, ReadProbe, seconds_of
+from memserve_jax.bench.bounds import CopyProbe, MatmulProbe, ReadProbe, seconds_of
 from memserve_jax.core.clock import ManualClock
 
 
@@ -15,6 +15,7 @@ class StepClock(ManualClock):
 
 def test_rates_are_work_over_seconds():
     assert ReadProbe(StepClock(), num_bytes=4096).bytes_per_s() == pytest.approx(4096 / 0.5)
+    assert CopyProbe(StepClock(), num_bytes=4096).bytes_per_s() == pytest.approx(2 * 4096 / 0.5)
     probe = MatmulProbe(StepClock(), "float32", size=16)
     assert probe.flops_per_s() == pytest.approx(2 * 16**3 / 0.5)
 

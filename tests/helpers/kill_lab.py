@@ -103,8 +103,11 @@ class KillLab:
         """
         for name in sorted(self.cluster.names) * 2:
             if name != victim:
-                found = check_instance(self.cluster[name].target)
-                wanted = pb.CheckReply()
+                found, wanted = check_instance(self.cluster[name].target), pb.CheckReply()
+                deadline_s = time.monotonic() + ENDS_WITHIN_S
+                while found != wanted and not found.problem and time.monotonic() < deadline_s:
+                    time.sleep(0.2)  # a hand-off whose request is over ends by its time-out
+                    found = check_instance(self.cluster[name].target)
                 assert found == wanted, f"{name} after {victim} died: {found}\n{self._logs()}"
 
     def _expect_answers(self) -> None:

@@ -71,6 +71,12 @@ def make_arrays(case: KernelCase, seed: int = 0) -> KernelArrays:
     )
 
 
+def renew(case: KernelCase, arrays: KernelArrays) -> None:
+    """Makes the pages again if an op that failed has taken them."""
+    if any(pages.is_deleted() for pages in jax.tree.leaves(arrays.pages)):
+        arrays.pages = make_arrays(case).pages
+
+
 def scale_of(case: KernelCase) -> float:
     """Returns the factor of the logits."""
     return case.shape.head_dim**-0.5

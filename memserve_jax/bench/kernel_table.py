@@ -7,7 +7,7 @@ from memserve_jax.bench.kernels import FormReport, KernelBenchReport, KernelCase
 
 
 def tables(report: KernelBenchReport) -> list[rich.table.Table]:
-    """Returns a table for each op and shape, in it a line per case and form."""
+    """Returns a table for each op and shape, a line per case (B rows, U context, S page) and form."""
     groups: dict[tuple[str, str], list[KernelCaseReport]] = {}
     for found in report.cases:
         groups.setdefault((found.case.op, found.case.shape.name), []).append(found)
@@ -21,13 +21,13 @@ def tables(report: KernelBenchReport) -> list[rich.table.Table]:
 
 
 def _table(title: str, about: str, cases: list[KernelCaseReport]) -> rich.table.Table:
-    shown = rich.table.Table(title=title, caption=about, box=rich.box.SIMPLE)
+    shown = rich.table.Table(title=title, caption=about, box=rich.box.SIMPLE, padding=(0, 1, 0, 0))
     unit = "GFLOP/s" if cases[0].is_arithmetic else "GB/s"
-    for heading in ("B", "context", "page"):
-        shown.add_column(heading, justify="right")
-    shown.add_column("form")
-    for heading in ("µs", "±", unit, "of bound", "error", "times ours"):
-        shown.add_column(heading, justify="right")
+    for heading in ("B", "U", "S"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("form", no_wrap=True)
+    for heading in ("µs", "±", unit, "of\nbound", "error", "times\nours"):
+        shown.add_column(heading, justify="right", no_wrap=True)
     for found in cases:
         case = found.case
         for index, form in enumerate(found.forms):

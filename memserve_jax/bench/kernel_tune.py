@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from memserve_jax.bench.kernel_arrays import KernelArrays, bind, make_arrays
+from memserve_jax.bench.kernel_arrays import KernelArrays, bind, make_arrays, renew
 from memserve_jax.bench.kernel_case import KernelCase
 from memserve_jax.bench.kernels import mean_seconds
 from memserve_jax.core.clock import SystemClock
@@ -95,7 +95,7 @@ def tune(
         shape = shape_of(case, arrays)
         if (case.op, shape.key) not in seen:
             seen.add((case.op, shape.key))
-            found.append(_tune(case, shape, time_of))
+            found.append(_tune(case, arrays, shape, time_of))
             write(folder, device().kind, [found[-1].best])
         if progress:
             progress(done + 1, len(cases), case.name)
@@ -110,15 +110,15 @@ def shape_of(case: KernelCase, arrays: KernelArrays) -> Shape:
     return copy_shape(pages, case.num_tokens if case.op == "kv_append" else arrays.tables.size)
 
 
-def _tune(case: KernelCase, shape: Shape, time_of: TimeTile) -> Tuned:
+def _tune(case: KernelCase, arrays: KernelArrays, shape: Shape, time_of: TimeTile) -> Tuned:
     times: dict[Tile, float] = {}
-    arrays, last_words, candidates = make_arrays(case), "", tile_candidates(case.op, shape)
+    last_words, candidates = "", tile_candidates(case.op, shape)
     for tile in candidates:
         try:
             times[tile] = time_of(case, arrays, tile)
         except Exception as error:  # compilers refuse in many ways: they are counted
             last_words = f"{type(error).__name__}: {error}"
-            arrays = make_arrays(case)  # what it was given may be gone
+            renew(case, arrays)
     if not times:
         raise MemServeError(f"--tune: {case.name}: no tile runs: {last_words}")
     best = min(times, key=lambda tile: times[tile])

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import jax
 
 from memserve_jax.bench.bounds import CopyProbe, MatmulProbe
-from memserve_jax.bench.kernel_arrays import Run, make_arrays
+from memserve_jax.bench.kernel_arrays import Run, make_arrays, renew
 from memserve_jax.bench.kernel_case import KernelCase
 from memserve_jax.bench.kernel_error import max_error
 from memserve_jax.bench.kernel_forms import form_names, make_form
@@ -228,11 +228,7 @@ def _forms(
             error = max_error(case, arrays, jax.block_until_ready(call()))
         except Exception as refused:  # compilers refuse in many ways: it is said
             left_out[name] = _first_line(refused)
-            arrays = make_arrays(case)  # what it was given may be gone
-            for form in forms:
-                form.measure_s = _timed(
-                    make_form(form.name, case, arrays, platform), options.round_s, clock
-                )
+            renew(case, arrays)
             continue
         forms.append(_Form(name, _timed(call, options.round_s, clock), error))
     return forms, left_out

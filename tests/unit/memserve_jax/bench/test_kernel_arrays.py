@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from memserve_jax.bench.kernel_arrays import make_arrays
+from memserve_jax.bench.kernel_arrays import make_arrays, renew
 from tests.unit.memserve_jax.bench.test_kernel_case import case
 
 
@@ -17,3 +17,13 @@ def test_slots_are_those_of_the_last_tokens(batch, positions):
     arrays = make_arrays(case("kv_append", batch=batch))
     want = [row[at // 8] * 8 + at % 8 for row in np.asarray(arrays.tables) for at in positions]
     assert np.asarray(arrays.slots).tolist() == want
+
+
+def test_only_pages_that_are_gone_are_made_again():
+    arrays = make_arrays(case("kv_append"))
+    before = arrays.pages
+    renew(case("kv_append"), arrays)
+    assert arrays.pages is before
+    before.k[0].delete()
+    renew(case("kv_append"), arrays)
+    np.testing.assert_array_equal(arrays.pages.k[0][6], arrays.spare)

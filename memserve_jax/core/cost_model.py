@@ -6,6 +6,10 @@ choose between fetching a prefix and computing it again (eq. 2).
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,27 @@ class PrefillWork:
         )
 
 
+class WorkColumns(NamedTuple):
+    """The work of several instances, one row each: `PrefillWork` in columns, all int64."""
+
+    prompts: NDArray[np.int64]
+    new_tokens: NDArray[np.int64]
+    token_pairs: NDArray[np.int64]
+
+    def with_prompt(self, num_tokens: int, num_cached: NDArray[np.int64]) -> "WorkColumns":
+        """Returns the rows, each with a prompt of `num_tokens` more, so many of them held."""
+        new = num_tokens - num_cached
+        return WorkColumns(
+            self.prompts + 1,
+            self.new_tokens + new,
+            self.token_pairs + new * num_cached + new * (new + 1) // 2,
+        )
+
+    def at(self, rows: NDArray[np.intp]) -> "WorkColumns":
+        """Returns some of the rows."""
+        return WorkColumns(self.prompts[rows], self.new_tokens[rows], self.token_pairs[rows])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
     """The paper's `exec`, linear: projections cost per new token, attention per token pair.
@@ -50,6 +75,14 @@ class CostModel:
 
     def seconds(self, work: PrefillWork) -> float:
         """Seconds to do `work`."""
+        return (
+            work.prompts * self.fixed_s
+            + work.new_tokens * self.s_per_token
+            + work.token_pairs * self.s_per_token_pair
+        )
+
+    def seconds_each(self, work: WorkColumns) -> NDArray[np.float64]:
+        """Seconds to do the work of each row: `seconds` over columns, for routing."""
         return (
             work.prompts * self.fixed_s
             + work.new_tokens * self.s_per_token

@@ -3,10 +3,17 @@
 import dataclasses
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given
 
-from memserve_jax.core.cost_model import CostModel, FetchCost, FetchOffer, PrefillWork
+from memserve_jax.core.cost_model import (
+    CostModel,
+    FetchCost,
+    FetchOffer,
+    PrefillWork,
+    WorkColumns,
+)
 
 COST = CostModel(fixed_s=1e-3, s_per_token=1e-4, s_per_token_pair=1e-8)
 
@@ -64,3 +71,22 @@ def test_fetching_pays_where_it_is_quicker_than_computing():
     assert cost.saved_s(offer) == pytest.approx(0.08)
     assert cost.pays(offer)
     assert not cost.pays(dataclasses.replace(offer, num_bytes=80_000))
+
+
+@given(st.lists(st.tuples(prompts, st.integers(0, 62)), min_size=1, max_size=20))
+def test_columns_are_the_rows(queue):
+    works = [PrefillWork.of(*prompt) for prompt, _ in queue]
+    cached = np.array([16 * held for _, held in queue])
+    columns = WorkColumns(
+        np.array([work.prompts for work in works]),
+        np.array([work.new_tokens for work in works]),
+        np.array([work.token_pairs for work in works]),
+    ).with_prompt(1000, cached)
+    sums = [
+        work + PrefillWork.of(1000, int(held)) for work, held in zip(works, cached, strict=True)
+    ]
+    assert columns.new_tokens.tolist() == [work.new_tokens for work in sums]
+    assert columns.token_pairs.tolist() == [work.token_pairs for work in sums]
+    assert COST.seconds_each(columns) == pytest.approx([COST.seconds(work) for work in sums])
+    last = columns.at(np.array([len(works) - 1]))
+    assert COST.seconds_each(last) == pytest.approx([COST.seconds(sums[-1])])

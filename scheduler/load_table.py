@@ -8,7 +8,7 @@ came through another scheduler.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from memserve_jax.core.cost_model import CostModel, PrefillWork
+from memserve_jax.core.cost_model import PrefillCost, PrefillWork
 from memserve_jax.core.types import InstanceId, Role
 from memserve_jax.proto import memserve_pb2 as pb
 from scheduler.cluster import Member
@@ -68,8 +68,8 @@ class LoadTable:
         )
 
 
-def costs(members: Iterable[Member], default: CostModel) -> dict[InstanceId, CostModel]:
-    """Returns what a prefill costs at each instance, before anything is fitted.
+def costs(members: Iterable[Member], default: PrefillCost) -> dict[InstanceId, PrefillCost]:
+    """Returns what a prefill costs at each instance.
 
     Instances of one role and tensor parallelism count as equally fast, at the best rate that any
     of them has reported: measured rates differ more by the prompts that came than by the
@@ -77,14 +77,16 @@ def costs(members: Iterable[Member], default: CostModel) -> dict[InstanceId, Cos
 
     Args:
       members: The instances.
-      default: Holds where no rate is known.
+      default: Of the model: fitted, or linear until it is.
     """
     members = list(members)
     best: dict[tuple[Role, int], float] = {}
     for member in members:
         group = _group(member)
         best[group] = max(best.get(group, 0.0), member.status.prefill_tokens_per_s)
-    models = {group: default.at_rate(rate) if rate > 0 else default for group, rate in best.items()}
+    models = {
+        group: default.on(tokens_per_s=rate, tp=group[1] or 1) for group, rate in best.items()
+    }
     return {member.traits.instance: models[_group(member)] for member in members}
 
 

@@ -86,8 +86,8 @@ def min_ttft(request: Request, view: ClusterView) -> Route:
     def ttft_s(load: InstanceLoad) -> float:
         cached = view.prefill_cached_tokens.get(load.instance, 0)
         decoding = load.sequences if load.role is Role.COLOCATED else 0
-        work = load.queued + PrefillWork.of(num_tokens, cached) + PrefillWork(new_tokens=decoding)
-        return load.cost.seconds(work)
+        queued_s = load.cost.seconds(load.queued + PrefillWork(new_tokens=decoding))
+        return queued_s + load.cost.prefill_s(num_tokens, cached)
 
     def crowd(load: InstanceLoad) -> float:
         held = view.decode_cached_tokens.get(load.instance, 0) / num_tokens

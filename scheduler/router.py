@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memserve_jax.core.block_keys import BlockKeys, block_keys
-from memserve_jax.core.cost_model import CostModel, PrefillWork
+from memserve_jax.core.cost_model import PrefillCost, PrefillWork
 from memserve_jax.core.errors import NoInstanceError
 from memserve_jax.core.types import InstanceId, Request, Role, Route
 from memserve_jax.proto import memserve_pb2 as pb
@@ -54,7 +54,7 @@ class Plan:
 class Router:
     """Routes by one policy over what is known. Lives in the asyncio loop."""
 
-    def __init__(self, state: State, *, policy: Policy, cost: CostModel):
+    def __init__(self, state: State, *, policy: Policy, cost: PrefillCost):
         """Makes a router that has routed nothing.
 
         Args:
@@ -148,7 +148,7 @@ class Router:
     def _match(self, role: Role, request: Request, keys: BlockKeys) -> dict[InstanceId, int]:
         return self._state.trees[role].match(request.cache_salt, keys, self._state.clock.now_s())
 
-    def _load(self, member: Member, cost: CostModel) -> InstanceLoad:
+    def _load(self, member: Member, cost: PrefillCost) -> InstanceLoad:
         instance = member.traits.instance
         return InstanceLoad(
             instance=instance,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from memserve_jax.core.cost_model import CostModel, PrefillWork
+from memserve_jax.core.cost_model import PrefillCost, PrefillWork
 from memserve_jax.core.errors import NoInstanceError
 from memserve_jax.core.types import InstanceId, Role
 
@@ -14,7 +14,7 @@ class InstanceLoad:
 
     instance: InstanceId
     role: Role
-    cost: CostModel  # of a prefill there
+    cost: PrefillCost  # of a prefill there
     queued: PrefillWork = field(default_factory=PrefillWork)  # prefills it has not finished
     sequences: int = 0  # requests it has: waiting, running, on their way to it
     indexed_blocks: int = 0  # historical blocks the global tree knows of

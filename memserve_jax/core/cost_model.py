@@ -6,7 +6,7 @@ choose between fetching a prefix and computing it again (eq. 2).
 
 import dataclasses
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,40 @@ class WorkColumns(NamedTuple):
         return WorkColumns(self.prompts[rows], self.new_tokens[rows], self.token_pairs[rows])
 
 
+@runtime_checkable
+class PrefillCost(Protocol):
+    """What prefills cost on one kind of instance: eq. 1 is `seconds` + `prefill_s`.
+
+    The two differ where a cost is not linear: a queue's prompts share the steps of the engine, one
+    prompt has steps of its own.
+    """
+
+    def seconds(self, work: PrefillWork) -> float:
+        """Seconds to do queued `work`."""
+        ...
+
+    def seconds_each(self, work: WorkColumns) -> NDArray[np.float64]:
+        """Seconds to do the queued work of each row: `seconds` over columns, for routing."""
+        ...
+
+    def prefill_s(self, num_tokens: int, num_cached: int) -> float:
+        """Seconds to prefill the tokens after the first `num_cached`: `exec(x, y)`."""
+        ...
+
+    def prefill_s_each(self, num_tokens: int, num_cached: NDArray[np.int64]) -> NDArray[np.float64]:
+        """`prefill_s` of one prompt where so much of it is held: over a column, for routing."""
+        ...
+
+    def on(self, *, tokens_per_s: float, tp: int) -> "PrefillCost":
+        """Returns the cost on an instance of tensor parallelism `tp`.
+
+        Args:
+          tokens_per_s: The prefill rate it reports; 0: none yet.
+          tp: Devices.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
     """The paper's `exec`, linear: projections cost per new token, attention per token pair.
@@ -92,6 +126,17 @@ class CostModel:
     def prefill_s(self, num_tokens: int, num_cached: int) -> float:
         """Seconds to prefill the tokens after the first `num_cached`: `exec(x, y)`."""
         return self.seconds(PrefillWork.of(num_tokens, num_cached))
+
+    def prefill_s_each(self, num_tokens: int, num_cached: NDArray[np.int64]) -> NDArray[np.float64]:
+        """`prefill_s` of one prompt where so much of it is held: over a column, for routing."""
+        new = num_tokens - num_cached
+        pairs = new * num_cached + new * (new + 1) // 2
+        return self.fixed_s + new * self.s_per_token + pairs * self.s_per_token_pair
+
+    def on(self, *, tokens_per_s: float, tp: int) -> "CostModel":
+        """Returns this model at the rate that an instance reports; as it is before there is one."""
+        del tp  # the rate says it
+        return self.at_rate(tokens_per_s) if tokens_per_s > 0 else self
 
     def at_rate(self, tokens_per_s: float) -> "CostModel":
         """Returns this model stretched to an instance that prefills `tokens_per_s` (> 0).
@@ -124,7 +169,7 @@ class FetchOffer:
 class FetchCost:
     """The paper's eq. 2: fetch if exec(x, y') + transfer < exec(x, y)."""
 
-    prefill: CostModel
+    prefill: PrefillCost
     fixed_s: float = 5e-3  # a reservation, a round trip, a commit
     bytes_per_s: float = 1e9
 

@@ -11,6 +11,7 @@ from memserve_jax.core.cost_model import (
     CostModel,
     FetchCost,
     FetchOffer,
+    PrefillCost,
     PrefillWork,
     WorkColumns,
 )
@@ -49,6 +50,20 @@ def test_more_cached_costs_less(prompt):
 def test_seconds():
     assert COST.prefill_s(100, 0) == pytest.approx(1e-3 + 100e-4 + 5050e-8)
     assert COST.seconds(PrefillWork()) == 0
+
+
+@given(prompts, st.lists(st.integers(0, 4999), min_size=1))
+def test_a_column_of_prompts_is_each_prompt(prompt, held):
+    num_tokens, _ = prompt
+    cached = np.array([min(each, num_tokens - 1) for each in held])
+    each_s = [COST.prefill_s(num_tokens, one) for one in cached.tolist()]
+    assert COST.prefill_s_each(num_tokens, cached).tolist() == pytest.approx(each_s)
+
+
+def test_an_instance_without_a_rate_costs_as_configured():
+    assert isinstance(COST, PrefillCost)
+    assert COST.on(tokens_per_s=0.0, tp=2) == COST
+    assert COST.on(tokens_per_s=1e5, tp=2) == COST.at_rate(1e5)
 
 
 def test_a_measured_rate_gives_the_cost_of_a_token_and_keeps_the_shares():

@@ -9,18 +9,26 @@ from collections.abc import Iterable
 from memserve_jax.core.errors import MemServeError
 from memserve_jax.core.types import Request
 from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.telemetry.stream_meter import StreamMeter
 
 
 class Answer:
     """The tokens of one request, from whichever instances they come."""
 
-    def __init__(self, request: Request, *, sent_s: float):
-        """Starts with no token; the request was sent to an instance at `sent_s`."""
+    def __init__(self, request: Request, *, sent_s: float, meter: StreamMeter | None = None):
+        """Starts with no token.
+
+        Args:
+          request: What the client asked for.
+          sent_s: When it was sent to an instance.
+          meter: Told of every token that passes; None: nobody is.
+        """
         self._request = request
+        self._meter = meter
         self._sent_s = sent_s
         self._token_ids: list[int] = []
         self._early: dict[int, pb.GenerateResponse] = {}  # first_index -> came before its turn
-        self._is_finished = False
+        self._last: pb.GenerateResponse | None = None
         self._first_token_s: float | None = None
 
     @property
@@ -31,7 +39,12 @@ class Answer:
     @property
     def is_finished(self) -> bool:
         """Whether the last message has passed."""
-        return self._is_finished
+        return self._last is not None
+
+    @property
+    def last(self) -> pb.GenerateResponse | None:
+        """The last message, as the client gets it; None before it has passed."""
+        return self._last
 
     def take(self, response: pb.GenerateResponse, now_s: float) -> Iterable[pb.GenerateResponse]:
         """Returns what can go to the client now that `response` is here, in order.
@@ -45,7 +58,7 @@ class Answer:
         """
         self._early.setdefault(response.first_index, response)
         ready: list[pb.GenerateResponse] = []
-        while not self._is_finished and self._early:
+        while self._last is None and self._early:
             first = min(self._early)
             if first > len(self._token_ids):
                 break
@@ -73,11 +86,13 @@ class Answer:
     def _pass(self, message: pb.GenerateResponse, now_s: float) -> pb.GenerateResponse:
         message.request_id = self._request.request_id
         self._token_ids += message.token_ids
+        if self._meter is not None:
+            self._meter.passed(len(message.token_ids), now_s)
         if self._first_token_s is None and self._token_ids:
             self._first_token_s = now_s
         if message.finish_reason != pb.FINISH_REASON_UNSPECIFIED:
-            self._is_finished = True
             self._complete(message, now_s)
+            self._last = message
         return message
 
     def _complete(self, message: pb.GenerateResponse, now_s: float) -> None:
@@ -87,4 +102,6 @@ class Answer:
         if self._first_token_s is not None:
             message.timing.ttft_s = self._first_token_s - arrival_s
         message.timing.jct_s = now_s - arrival_s
+        if self._meter is not None:
+            self._meter.finished(now_s)
         message.timing.queue_s += self._sent_s - arrival_s

@@ -20,6 +20,7 @@ from memserve_jax.proto.status import status_of
 from scheduler.answer import Answer
 from scheduler.cluster import Traits
 from scheduler.flights import Flight
+from scheduler.request_counts import RequestCounts
 from scheduler.router import Plan, Router
 from scheduler.state import State
 
@@ -54,6 +55,7 @@ class FrontDoor(GenerateServiceServicer):
         self._router = router
         self._card = card
         self._tokenizer = tokenizer
+        self._counts = RequestCounts(state.tally)
         self._is_closed = False
 
     def close(self) -> None:
@@ -63,12 +65,13 @@ class FrontDoor(GenerateServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
         """Streams an answer from the instance that the policy chose."""
         try:
-            prepared = await self._prepare(request)
-            flight = self._state.flights.admit(prepared.request_id)
-            try:
-                await self._serve(prepared, flight, context)
-            finally:
-                self._state.flights.land(flight)
+            with self._counts.ended():
+                prepared = await self._prepare(request)
+                flight = self._state.flights.admit(prepared.request_id)
+                try:
+                    await self._serve(prepared, flight, context)
+                finally:
+                    self._state.flights.land(flight)
         except MemServeError as error:
             await context.abort(*status_of(error))
         except grpc.aio.AioRpcError as error:
@@ -120,7 +123,11 @@ class FrontDoor(GenerateServiceServicer):
         """
         plan = self._router.plan(request)
         self._state.flights.depart(flight, plan.route, plan.work)
-        answer = Answer(request, sent_s=self._state.clock.now_s())
+        answer = Answer(
+            request,
+            sent_s=self._state.clock.now_s(),
+            meter=self._counts.meter(request.arrival_s),
+        )
         line = self._state.channels.to(plan.decode.target)
         call = line.generate.Generate(
             to_message(request, plan.to_message()), timeout=context.time_remaining()
@@ -163,8 +170,9 @@ class FrontDoor(GenerateServiceServicer):
         if len(answer.token_ids) > 1 and not flight.has_arrived:
             self._state.flights.arrived(flight)
             self._router.arrived(plan)
-        if answer.is_finished:
+        if answer.last is not None:
             self._router.finished(plan, answer.token_ids)
+            self._counts.finished(answer.last, plan.route.cached_tokens)
 
     async def _explained(self, error: grpc.aio.AioRpcError, plan: Plan) -> Exception:
         """Returns what the client is told of an instance's error.

@@ -8,6 +8,7 @@ from memserve_jax.core.cost_model import PrefillCost, PrefillWork
 from memserve_jax.core.errors import NoInstanceError
 from memserve_jax.core.types import InstanceId, Request, Role, Route
 from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.telemetry.scheduler_metrics import ROUTE_TIME, ROUTES
 from scheduler.cluster import Member, Traits
 from scheduler.fetch_source import fetch_source
 from scheduler.load_table import costs
@@ -64,6 +65,7 @@ class Router:
         """
         self._state = state
         self._policy = policy
+        self._policy_name = getattr(policy, "__name__", type(policy).__name__)
         self._cost = cost
         self._num_routed = 0
 
@@ -78,6 +80,7 @@ class Router:
         Raises:
           NoInstanceError: no set of live instances can serve it.
         """
+        started_s = self._state.clock.now_s()
         block_size = self._state.cluster.block_size_tokens
         if block_size is None:
             raise NoInstanceError("no instance is registered; try again later")
@@ -86,7 +89,7 @@ class Router:
         route = self._policy(request, view)
         self._num_routed += 1
         source = fetch_source(request, route, view, block_size)
-        return Plan(
+        plan = Plan(
             request=request,
             route=route,
             prefill=self._state.cluster.member(route.prefill).traits,
@@ -95,6 +98,8 @@ class Router:
             fetch=source and self._state.cluster.member(source.instance).traits,
             fetch_tokens=source.num_tokens if source else 0,
         )
+        self._count(plan, started_s)
+        return plan
 
     def prefilled(self, plan: Plan) -> None:
         """Learns from the first token: the prefill instance holds the prompt."""
@@ -121,6 +126,14 @@ class Router:
             self._confirm(plan.decode, plan, history)
         if plan.decode.caching.sends_back:
             self._confirm(plan.prefill, plan, history)
+
+    def _count(self, plan: Plan, started_s: float) -> None:
+        tally = self._state.tally
+        tally.observe(ROUTE_TIME, self._state.clock.now_s() - started_s)
+        for role, name in {
+            (traits.role.value, str(traits.instance)) for traits in (plan.prefill, plan.decode)
+        }:
+            tally.add(ROUTES, self._policy_name, plan.route.reason, role, name)
 
     def _confirm(self, holder: Traits, plan: Plan, keys: BlockKeys) -> None:
         if self._state.cluster.lives(holder):

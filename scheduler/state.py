@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.config import SchedulerSection
+from memserve_jax.telemetry.metric import Kind
+from memserve_jax.telemetry.scheduler_metrics import DEPARTURES, SCHEDULER_METRICS
+from memserve_jax.telemetry.tally import Tally
 from scheduler.channels import Channels
 from scheduler.cluster import Cluster, Departure, Traits
 from scheduler.flights import Flights
@@ -24,6 +27,7 @@ class State:
     flights: Flights  # what is in flight
     loads: LoadTable  # who is busy
     channels: Channels  # to the instances
+    tally: Tally  # what happened, for the metrics
 
     def check(self) -> None:
         """Asserts the invariants of all of it."""
@@ -42,10 +46,12 @@ def make_state(section: SchedulerSection, clock: Clock, *, model: str) -> State:
     trees = PromptTrees(ttl_s=section.prompt_tree_ttl_s, max_blocks=section.prompt_tree_blocks)
     loads = LoadTable(flights)
     channels = Channels()
+    tally = Tally(metric for metric in SCHEDULER_METRICS.values() if metric.kind is not Kind.GAUGE)
 
     def left(traits: Traits, departure: Departure) -> None:
         instance = traits.instance
         _log.warning("instance %s is gone: %s", instance, departure)
+        tally.add(DEPARTURES, departure.name.lower())
         trees.forget(instance)
         loads.left(instance)
         if departure is not Departure.LEFT:
@@ -54,5 +60,11 @@ def make_state(section: SchedulerSection, clock: Clock, *, model: str) -> State:
 
     cluster = Cluster(model=model, clock=clock, timeout_s=section.heartbeat_timeout_s, on_left=left)
     return State(
-        clock=clock, cluster=cluster, trees=trees, flights=flights, loads=loads, channels=channels
+        clock=clock,
+        cluster=cluster,
+        trees=trees,
+        flights=flights,
+        loads=loads,
+        channels=channels,
+        tally=tally,
     )

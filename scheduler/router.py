@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memserve_jax.core.block_keys import BlockKeys, block_keys
+from memserve_jax.core.block_names import BlockNames
 from memserve_jax.core.cost_model import PrefillCost, PrefillWork
 from memserve_jax.core.errors import NoInstanceError
 from memserve_jax.core.types import InstanceId, Request, Role, Route
@@ -26,7 +27,7 @@ class Plan:
     route: Route
     prefill: Traits
     decode: Traits
-    keys: BlockKeys  # of the prompt's whole blocks
+    names: BlockNames  # of the prompt's whole blocks
     fetch: Traits | None = None  # a peer that holds more than `prefill`
     fetch_tokens: int = 0  # what it is believed to hold
 
@@ -85,7 +86,8 @@ class Router:
         if block_size is None:
             raise NoInstanceError("no instance is registered; try again later")
         keys = block_keys(request.prompt_token_ids, block_size)
-        view = self._view(request, keys, block_size)
+        names = BlockNames(request.cache_salt, keys)
+        view = self._view(request, keys, names)
         route = self._policy(request, view)
         self._num_routed += 1
         source = fetch_source(request, route, view, block_size)
@@ -94,7 +96,7 @@ class Router:
             route=route,
             prefill=self._state.cluster.member(route.prefill).traits,
             decode=self._state.cluster.member(route.decode).traits,
-            keys=keys,
+            names=names,
             fetch=source and self._state.cluster.member(source.instance).traits,
             fetch_tokens=source.num_tokens if source else 0,
         )
@@ -104,12 +106,12 @@ class Router:
     def prefilled(self, plan: Plan) -> None:
         """Learns from the first token: the prefill instance holds the prompt."""
         if plan.prefill.caching.prefill_caches:
-            self._confirm(plan.prefill, plan, plan.keys)
+            self._confirm(plan.prefill, plan.names)
 
     def arrived(self, plan: Plan) -> None:
         """Learns from the second token: the decode instance holds the prompt."""
         if plan.decode.caching.decode_caches:
-            self._confirm(plan.decode, plan, plan.keys)
+            self._confirm(plan.decode, plan.names)
 
     def finished(self, plan: Plan, output_token_ids: Sequence[int]) -> None:
         """Learns from a whole answer: its KV is history, where the caching mode keeps it.
@@ -120,12 +122,12 @@ class Router:
             return
         size = plan.decode.block_size_tokens
         prompt = plan.request.prompt_token_ids
-        tail = [*prompt[len(plan.keys) * size :], *output_token_ids[:-1]]
-        history = plan.keys + block_keys(tail, size)
+        tail = [*prompt[len(plan.names) * size :], *output_token_ids[:-1]]
+        history = plan.names.followed_by(block_keys(tail, size))
         if plan.decode.caching.decode_caches:
-            self._confirm(plan.decode, plan, history)
+            self._confirm(plan.decode, history)
         if plan.decode.caching.sends_back:
-            self._confirm(plan.prefill, plan, history)
+            self._confirm(plan.prefill, history)
 
     def _count(self, plan: Plan, started_s: float) -> None:
         tally = self._state.tally
@@ -135,21 +137,21 @@ class Router:
         }:
             tally.add(ROUTES, self._policy_name, plan.route.reason, role, name)
 
-    def _confirm(self, holder: Traits, plan: Plan, keys: BlockKeys) -> None:
+    def _confirm(self, holder: Traits, names: BlockNames) -> None:
         if self._state.cluster.lives(holder):
             tree = self._state.trees[holder.role]
-            tree.confirm(holder.instance, plan.request.cache_salt, keys, self._state.clock.now_s())
+            tree.confirm(holder.instance, names.first(len(names)), self._state.clock.now_s())
 
-    def _view(self, request: Request, keys: BlockKeys, block_size: int) -> ClusterView:
+    def _view(self, request: Request, keys: BlockKeys, names: BlockNames) -> ClusterView:
         members = [member for member in self._state.cluster.members() if member.is_routable]
         cost = costs(members, self._cost)
-        num_tokens = len(request.prompt_token_ids)
+        num_tokens, block_size = len(request.prompt_token_ids), keys.block_size_tokens
         cached = {
             instance: reusable_tokens(num_tokens, num_blocks, block_size)
             for role in (Role.PREFILL, Role.COLOCATED)
-            for instance, num_blocks in self._match(role, request, keys).items()
+            for instance, num_blocks in self._match(role, names).items()
         }
-        held = self._match(Role.DECODE, request, keys)
+        held = self._match(Role.DECODE, names)
         return ClusterView(
             loads=tuple(self._load(member, cost[member.traits.instance]) for member in members),
             prefill_cached_tokens=cached,
@@ -158,8 +160,8 @@ class Router:
             turn=self._num_routed,
         )
 
-    def _match(self, role: Role, request: Request, keys: BlockKeys) -> dict[InstanceId, int]:
-        return self._state.trees[role].match(request.cache_salt, keys, self._state.clock.now_s())
+    def _match(self, role: Role, names: BlockNames) -> dict[InstanceId, int]:
+        return self._state.trees[role].match(names, self._state.clock.now_s())
 
     def _load(self, member: Member, cost: PrefillCost) -> InstanceLoad:
         instance = member.traits.instance

@@ -29,6 +29,11 @@ class BlockKeys:
         """Blocks."""
         return self._num_blocks
 
+    @property
+    def block_size_tokens(self) -> int:
+        """Tokens that a key of token ids stands for."""
+        return self.width // _TOKEN_BYTES
+
     def __getitem__(self, block: int) -> bytes:
         if not 0 <= block < self._num_blocks:
             raise IndexError(f"block: got {block}, allowed: 0 to {self._num_blocks - 1}")

@@ -1,6 +1,5 @@
 """The scheduler's series at one moment."""
 
-from memserve_jax.core.block_keys import joined_keys
 from memserve_jax.core.clock import ManualClock
 from memserve_jax.core.config import SchedulerSection
 from memserve_jax.core.types import InstanceId, RequestId, Role
@@ -31,7 +30,7 @@ def test_members_trees_and_flights_are_shown():
         state.cluster.register(make_status("c0"))
         state.cluster.register(make_status("c1"))
         state.cluster.member("c1").is_draining = True
-        state.trees[Role.COLOCATED].confirm(InstanceId("c0"), "", joined_keys([b"1", b"2"]), 1.0)
+        state.trees[Role.COLOCATED].confirm(InstanceId("c0"), [b"1", b"2"], 1.0)
         flight = state.flights.admit(RequestId("r"))
         clock.advance(2.5)
         after = values(state)

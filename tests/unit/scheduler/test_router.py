@@ -30,9 +30,9 @@ class World:
         for status in statuses:
             self.cluster.register(status)
 
-    def blocks(self, role: Role, token_ids, salt="") -> dict[str, int]:
-        plan_keys = self.router.plan(make_request(token_ids)).keys
-        return dict(self.trees[role].match(salt, plan_keys, self.clock.now_s()))
+    def blocks(self, role: Role, token_ids) -> dict[str, int]:
+        names = self.router.plan(make_request(token_ids)).names
+        return dict(self.trees[role].match(names, self.clock.now_s()))
 
 
 def make_request(token_ids, *, salt="") -> Request:
@@ -163,7 +163,7 @@ def test_a_plan_carries_what_the_wire_needs():
     message = plan.to_message()
     assert (message.prefill_instance, message.prefill_target) == ("p0", "h:1")
     assert (message.decode_instance, message.decode_target) == ("d0", "h:2")
-    assert message.reason == "ttft" and plan.work.new_tokens == 1 and not plan.keys
+    assert message.reason == "ttft" and plan.work.new_tokens == 1 and not plan.names
 
 
 def test_a_route_names_the_peer_that_holds_more():

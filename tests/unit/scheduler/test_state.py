@@ -2,7 +2,6 @@
 
 import pytest
 
-from memserve_jax.core.block_keys import joined_keys
 from memserve_jax.core.clock import ManualClock
 from memserve_jax.core.config import SchedulerSection
 from memserve_jax.core.cost_model import PrefillWork
@@ -20,7 +19,7 @@ def test_all_that_was_known_goes(how):
         clock = ManualClock(1.0)
         state = make_state(SchedulerSection(heartbeat_timeout_s=5.0), clock, model="tiny")
         state.cluster.register(make_status("c0", epoch=1))
-        state.trees[Role.COLOCATED].confirm(C0, "", joined_keys([b"1", b"2"]), 1.0)
+        state.trees[Role.COLOCATED].confirm(C0, [b"1", b"2"], 1.0)
         for _ in range(2):
             state.loads.heard(make_status("c0", running=4))
         flight = state.flights.admit(RequestId("r"))

@@ -16,6 +16,10 @@ from scheduler.view import ClusterView, InstanceLoad
 # Holding a whole prompt spares a decode instance the transfer, not the decoding: it is worth
 # this many sequences' company and no more, so that a popular prefix cannot pile up on one.
 DECODE_AFFINITY_SEQUENCES = 2.0
+# An instance with more sequences than these, and than so many times the mean, has a crowd.
+# Bounded loads, as in consistent hashing with bounded loads (arXiv 1608.01350).
+CROWD_SEQUENCES = 8.0
+CROWD_OF_MEAN = 1.5
 
 
 class Policy(Protocol):
@@ -80,14 +84,21 @@ def min_ttft(request: Request, view: ClusterView) -> Route:
     Waiting in a queue and computing a prefix again are both seconds, so a warm but busy instance
     loses to a cold idle one exactly when it should. On a colocated instance every sequence that
     decodes adds a token to the steps of the prefill.
+
+    Where a prefix is cached its prefill is so short that no queue shows, however popular it is. So
+    an instance with a crowd of sequences is passed over: the next one computes the prefix once
+    and holds it too, and a hot prefix ends up on as many instances as its load needs.
     """
     num_tokens = len(request.prompt_token_ids)
+    prefills = view.prefillers()
+    mean = sum(load.sequences for load in prefills) / len(prefills)
+    most = max(CROWD_SEQUENCES, CROWD_OF_MEAN * mean)
 
-    def ttft_s(load: InstanceLoad) -> float:
+    def ttft_s(load: InstanceLoad) -> tuple[bool, float]:
         cached = view.prefill_cached_tokens.get(load.instance, 0)
         decoding = load.sequences if load.role is Role.COLOCATED else 0
         queued_s = load.cost.seconds(load.queued + PrefillWork(new_tokens=decoding))
-        return queued_s + load.cost.prefill_s(num_tokens, cached)
+        return load.sequences > most, queued_s + load.cost.prefill_s(num_tokens, cached)
 
     def crowd(load: InstanceLoad) -> float:
         held = view.decode_cached_tokens.get(load.instance, 0) / num_tokens

@@ -13,11 +13,11 @@ COMMANDS = {  # command -> module, what it measures
     "transfer": (f"{_FOLDER}.bench_transfer", "Every transport, beside memcpy and a socket."),
     "model": (f"{_FOLDER}.bench_model", "A whole model against the device's bounds, and peers."),
     "kernels": (f"{_FOLDER}.bench_kernels", "Each op against the device's bounds, and peers."),
+    "simulate": (f"{_FOLDER}.bench_simulate", "Routing, in simulated time."),
 }
 COMING = {  # command -> what brings it
     "route": "the scheduler issue",
     "fit": "the scheduler issue",
-    "simulate": "the scheduler issue",
     "report": "the evaluation issue",
 }
 

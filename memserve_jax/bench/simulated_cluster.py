@@ -1,0 +1,229 @@
+"""A cluster in simulated time: the scheduler's own classes over instances without models.
+
+Router, flights, load table, prompt trees, cost model and policies are the ones that serve; only
+the instances and the clock are made up. Nothing is random here: one workload, one result.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from memserve_jax.bench.simulated_instance import (
+    InstanceShape,
+    SimulatedInstance,
+    SimulatedSequence,
+)
+from memserve_jax.bench.timeline import Timeline
+from memserve_jax.core.block_keys import BlockKeys, block_keys
+from memserve_jax.core.config import SchedulerSection
+from memserve_jax.core.types import CachingMode, InstanceId, Request, Role, Tier
+from memserve_jax.proto import memserve_pb2 as pb
+from scheduler.flights import Flight
+from scheduler.policies import POLICIES
+from scheduler.router import Plan, Router
+from scheduler.state import make_state
+
+MODEL = "simulated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterShape:
+    """What is simulated."""
+
+    roles: tuple[Role, ...]
+    instance: InstanceShape
+    policy: str = "min_ttft"
+    kv_bytes_per_token: int = 131_072  # of an 8B model of today
+    link_bytes_per_s: float = 10e9  # between two instances
+    heartbeat_s: float = 0.5
+    prompt_tree_ttl_s: float = 300.0
+
+
+@dataclass(slots=True, kw_only=True)
+class SimulatedRecord:
+    """How one request went; times in simulated seconds."""
+
+    request: Request
+    output_tokens: int
+    prefill: InstanceId
+    decode: InstanceId
+    sequences_there: int  # at the prefill instance, before this one came
+    cached_tokens: int = 0
+    first_token_s: float = 0.0
+    done_s: float = 0.0
+
+    @property
+    def ttft_s(self) -> float:
+        """Arrival to first token."""
+        return self.first_token_s - self.request.arrival_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds a token after the first; None where there is one token only."""
+        if self.output_tokens < 2:
+            return None
+        return (self.done_s - self.first_token_s) / (self.output_tokens - 1)
+
+
+class SimulatedCluster:
+    """One scheduler and its instances. `offer` requests, then `run`."""
+
+    def __init__(self, shape: ClusterShape):
+        """Registers an instance per role, called i000, i001 and so on."""
+        self.timeline = Timeline()
+        self.records: list[SimulatedRecord] = []
+        self._shape = shape
+        section = SchedulerSection(
+            prompt_tree_ttl_s=shape.prompt_tree_ttl_s, heartbeat_s=shape.heartbeat_s
+        )
+        self.state = make_state(section, self.timeline.clock, model=MODEL)
+        self.router = Router(self.state, policy=POLICIES[shape.policy], cost=shape.instance.cost)
+        self.instances: dict[InstanceId, SimulatedInstance] = {}
+        is_split = Role.COLOCATED not in shape.roles
+        self._caching = CachingMode.PD_CACHING_3 if is_split else CachingMode.ON
+        for number, role in enumerate(shape.roles):
+            instance = InstanceId(f"i{number:03d}")
+            self.instances[instance] = SimulatedInstance(
+                instance, role, shape.instance, self.timeline
+            )
+            self.state.cluster.register(self._status(self.instances[instance]))
+        self._num_offered = self._num_done = 0
+        self.timeline.after(shape.heartbeat_s, self._heartbeats)
+
+    def offer(self, request: Request, output_tokens: int) -> None:
+        """Has `request` arrive at its `arrival_s`; its answer takes `output_tokens`."""
+        self._num_offered += 1
+        self.timeline.at(request.arrival_s, lambda: self._arrive(request, output_tokens))
+
+    def run(self) -> None:
+        """Lets time pass until every request that was offered is answered."""
+        self.timeline.run(lambda: self._num_done == self._num_offered)
+
+    def check(self) -> None:
+        """Asserts the invariants of scheduler and instances."""
+        self.state.check()
+        for instance in self.instances.values():
+            instance.pool.check()
+
+    def _arrive(self, request: Request, output_tokens: int) -> None:
+        flight = self.state.flights.admit(request.request_id)
+        plan = self.router.plan(request)
+        self.state.flights.depart(flight, plan.route, plan.work)
+        record = SimulatedRecord(
+            request=request,
+            output_tokens=output_tokens,
+            prefill=plan.prefill.instance,
+            decode=plan.decode.instance,
+            sequences_there=self.instances[plan.prefill.instance].num_sequences,
+        )
+        self.records.append(record)
+        _Journey(self, plan, flight, record).start()
+
+    def _heartbeats(self) -> None:
+        for instance in self.instances.values():
+            status = self._status(instance)
+            self.state.cluster.heartbeat(status)
+            self.state.loads.heard(status)
+        self.timeline.after(self._shape.heartbeat_s, self._heartbeats)
+
+    def _status(self, instance: SimulatedInstance) -> pb.InstanceStatus:
+        return pb.InstanceStatus(
+            instance=instance.instance,
+            epoch=1,
+            role=instance.role,
+            state="serving",
+            target="127.0.0.1:1",
+            model=MODEL,
+            tensor_parallelism=1,
+            block_size_tokens=self._shape.instance.block_size_tokens,
+            caching=self._caching,
+            tiers=[pb.TierStatus(tier=Tier.HBM, num_blocks=instance.pool.num_blocks)],
+            running=instance.num_running,
+            waiting=instance.num_waiting,
+            queued_prefill_tokens=instance.queued.new_tokens,
+        )
+
+    def transfer_s(self, num_tokens: int) -> float:
+        """Seconds to move the KV of so many tokens between two instances."""
+        return num_tokens * self._shape.kv_bytes_per_token / self._shape.link_bytes_per_s
+
+    def landed(self) -> None:
+        """Counts a request that is answered."""
+        self._num_done += 1
+
+
+class _Journey:
+    """One request from its route to its end, with what the front door learns on the way."""
+
+    def __init__(
+        self, cluster: SimulatedCluster, plan: Plan, flight: Flight, record: SimulatedRecord
+    ):
+        self._cluster = cluster
+        self._plan = plan
+        self._flight = flight
+        self._record = record
+        self._is_split = plan.prefill.instance != plan.decode.instance
+
+    def start(self) -> None:
+        """Sends the request to the instance that prefills."""
+        at_once = self._is_split or self._record.output_tokens == 1
+        self._submit(self._plan.prefill.instance, 1 if at_once else self._record.output_tokens)
+
+    def _submit(self, instance: InstanceId, output_tokens: int, *, has_kv: bool = False) -> None:
+        request = self._plan.request
+        sequence = SimulatedSequence(
+            salt=request.cache_salt,
+            keys=self._plan.keys,
+            num_tokens=len(request.prompt_token_ids),
+            output_tokens=output_tokens,
+            has_prompt_kv=has_kv,
+            on_token=self._token,
+            on_done=self._done,
+        )
+        self._cluster.instances[instance].submit(sequence)
+
+    def _token(self, sequence: SimulatedSequence) -> None:
+        if sequence.num_output == 1:
+            self._record.first_token_s = self._cluster.timeline.now_s
+            self._record.cached_tokens = sequence.num_cached
+            self._cluster.state.flights.prefilled(self._flight)
+            self._cluster.router.prefilled(self._plan)
+        else:
+            self._cluster.state.flights.arrived(self._flight)
+            self._cluster.router.arrived(self._plan)
+
+    def _done(self, sequence: SimulatedSequence) -> BlockKeys:
+        record = self._record
+        if self._is_split and not sequence.has_prompt_kv and record.output_tokens > 1:
+            moving_s = self._cluster.transfer_s(sequence.num_tokens)
+            decode, tokens = self._plan.decode.instance, record.output_tokens
+            self._cluster.timeline.after(
+                moving_s, lambda: self._submit(decode, tokens, has_kv=True)
+            )
+            return self._plan.keys
+        record.done_s = self._cluster.timeline.now_s
+        output = _made_up_output(self._plan.request, record.output_tokens)
+        self._cluster.router.finished(self._plan, output)
+        self._cluster.state.flights.land(self._flight)
+        self._cluster.landed()
+        history = self._history(output)
+        if self._is_split and sequence.has_prompt_kv:
+            back = self._cluster.instances[self._plan.prefill.instance]
+            moving_s = self._cluster.transfer_s(record.output_tokens)
+            self._cluster.timeline.after(
+                moving_s, lambda: back.receive(self._plan.request.cache_salt, history)
+            )
+        return history
+
+    def _history(self, output: Sequence[int]) -> BlockKeys:
+        size = self._plan.decode.block_size_tokens
+        prompt = self._plan.request.prompt_token_ids
+        tail = [*prompt[len(self._plan.keys) * size :], *output[:-1]]
+        return self._plan.keys + block_keys(tail, size)
+
+
+def _made_up_output(request: Request, num_tokens: int) -> list[int]:
+    """Returns an answer that no other request has."""
+    digest = blake2b(request.request_id.encode(), digest_size=4).digest()
+    first = int.from_bytes(digest, "little")
+    return [(first + index) % (1 << 32) for index in range(num_tokens)]

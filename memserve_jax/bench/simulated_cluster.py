@@ -162,6 +162,7 @@ class _Journey:
         self._plan = plan
         self._flight = flight
         self._record = record
+        self._keys = block_keys(plan.request.prompt_token_ids, plan.decode.block_size_tokens)
         self._is_split = plan.prefill.instance != plan.decode.instance
 
     def start(self) -> None:
@@ -173,7 +174,7 @@ class _Journey:
         request = self._plan.request
         sequence = SimulatedSequence(
             salt=request.cache_salt,
-            keys=self._plan.keys,
+            keys=self._keys,
             num_tokens=len(request.prompt_token_ids),
             output_tokens=output_tokens,
             has_prompt_kv=has_kv,
@@ -200,7 +201,7 @@ class _Journey:
             self._cluster.timeline.after(
                 moving_s, lambda: self._submit(decode, tokens, has_kv=True)
             )
-            return self._plan.keys
+            return self._keys
         record.done_s = self._cluster.timeline.now_s
         output = _made_up_output(self._plan.request, record.output_tokens)
         self._cluster.router.finished(self._plan, output)
@@ -218,8 +219,8 @@ class _Journey:
     def _history(self, output: Sequence[int]) -> BlockKeys:
         size = self._plan.decode.block_size_tokens
         prompt = self._plan.request.prompt_token_ids
-        tail = [*prompt[len(self._plan.keys) * size :], *output[:-1]]
-        return self._plan.keys + block_keys(tail, size)
+        tail = [*prompt[len(self._keys) * size :], *output[:-1]]
+        return self._keys + block_keys(tail, size)
 
 
 def _made_up_output(request: Request, num_tokens: int) -> list[int]:

@@ -5,6 +5,7 @@ import pytest
 from memserve_jax.bench.simulated_cluster import ClusterShape, SimulatedCluster
 from memserve_jax.bench.simulated_instance import InstanceShape
 from memserve_jax.bench.simulated_workload import PrefixLoad, arrivals
+from memserve_jax.core.block_keys import block_keys
 from memserve_jax.core.cost_model import CostModel
 from memserve_jax.core.types import Role
 
@@ -45,7 +46,8 @@ def test_pairs_hand_over_and_send_back():
     assert {record.prefill for record in cluster.records} == {"i000", "i001"}
     plan = cluster.router.plan(cluster.records[-1].request)
     assert plan.route.cached_tokens == 544  # of 552: what is whole, less the last token
-    held = cluster.instances[plan.prefill.instance].pool.lease("", plan.keys, len(plan.keys))
+    keys = block_keys(plan.request.prompt_token_ids, SHAPE.block_size_tokens)
+    held = cluster.instances[plan.prefill.instance].pool.lease("", keys, len(keys))
     assert held is not None and held.num_held == 34
 
 

@@ -25,7 +25,7 @@ from tests.helpers.kill_lab import (
     Asking,
     Outcome,
     breakpoint_cluster,
-    check_instance,
+    check_at_rest,
 )
 from tests.helpers.processes import PATIENCE_S, ProcessCluster
 
@@ -167,7 +167,7 @@ class HangLab:
         Twice: KV may go from one to another at the end.
         """
         for name in sorted(names) * 2:
-            found = check_instance(self._targets[name])
+            found = check_at_rest(self._targets[name])
             assert found == pb.CheckReply(), f"{name}: {found}\n{self.logs()}"
 
     def _expect_as_before(self, salt: str) -> None:

@@ -20,6 +20,8 @@ from tests.helpers.processes import PATIENCE_S, Process, ProcessCluster
 TRANSFER_TIMEOUT_S = 4.0
 HEARTBEAT_TIMEOUT_S = 2.0
 ENDS_WITHIN_S = 20.0  # of a request, after the kill: the time-outs above, on a busy machine
+RESTS_FOR_S = 0.2  # until a survivor that holds nothing is taken to be at rest
+NEVER_S = 600.0  # deaths are noticed: no transfer has to wait for its time-out
 NUM_TOKENS = 24
 PROMPT = 4  # of the golden: 90 tokens, three chunks
 
@@ -57,6 +59,7 @@ class Outcome:
     code: str  # OK: a whole answer; else the gRPC status
     token_ids: tuple[int, ...]
     seconds: float  # from the kill to the end
+    held_s: float = 0.0  # from the kill until no survivor held anything
 
 
 class KillLab:
@@ -86,29 +89,31 @@ class KillLab:
         answer.join(PATIENCE_S)
         assert answer.outcome is not None, f"the request did not end\n{self._logs()}"
         code, tokens = answer.outcome
-        outcome = Outcome(code, tokens, answer.ended_s - killed_s)
-        self._expect_clean(victim)
+        rested_s = self._expect_clean(victim)
         self.cluster.restart(victim)
         self.breakpoints.clear()
         self._expect_answers()
-        return outcome
+        return Outcome(code, tokens, answer.ended_s - killed_s, rested_s - killed_s)
 
     def _prompt(self) -> list[int]:
         return list(self.golden.prompts[PROMPT])
 
-    def _expect_clean(self, victim: str) -> None:
-        """Asserts that no survivor holds anything for the dead, and that all invariants hold.
-
-        KV flows back from the decode instance at the end: it comes to rest first.
-        """
-        for name in sorted(self.cluster.names) * 2:
-            if name != victim:
-                found, wanted = check_instance(self.cluster[name].target), pb.CheckReply()
-                deadline_s = time.monotonic() + ENDS_WITHIN_S
-                while found != wanted and not found.problem and time.monotonic() < deadline_s:
-                    time.sleep(0.2)  # a hand-off whose request is over ends by its time-out
-                    found = check_instance(self.cluster[name].target)
-                assert found == wanted, f"{name} after {victim} died: {found}\n{self._logs()}"
+    def _expect_clean(self, victim: str) -> float:
+        """Asserts that the survivors come to hold nothing; returns since when they do not."""
+        survivors = [name for name in self.cluster.names if name != victim]
+        deadline_s = time.monotonic() + ENDS_WITHIN_S
+        rested_s, found = None, {}
+        while rested_s is None or time.monotonic() < rested_s + RESTS_FOR_S:
+            found = {name: check_instance(self.cluster[name].target) for name in survivors}
+            if all(each == pb.CheckReply() for each in found.values()):
+                rested_s = time.monotonic() if rested_s is None else rested_s
+            else:
+                rested_s = None  # what one has let go may reach another, who has yet to hear of it
+                problems = [each.problem for each in found.values() if each.problem]
+                is_late = time.monotonic() > deadline_s
+                assert not problems and not is_late, f"{victim} died: {found}\n{self._logs()}"
+            time.sleep(0.01)
+        return rested_s
 
     def _expect_answers(self) -> None:
         """Asserts that a request is answered right, once all instances have registered."""
@@ -134,6 +139,12 @@ class KillLab:
 
 
 def check_instance(target: str) -> pb.CheckReply:
+    """Returns what an instance's own checks say now."""
+    with grpc.insecure_channel(target) as channel:
+        return InstanceServiceStub(channel).Check(pb.CheckRequest(), timeout=PATIENCE_S)
+
+
+def check_at_rest(target: str) -> pb.CheckReply:
     """Returns what an instance's own checks say once it has come to rest.
 
     Raises:
@@ -231,8 +242,9 @@ def breakpoint_cluster(
 def kill_lab(
     golden: Golden, *, folder: pathlib.Path, overrides: Mapping[str, object] | None = None
 ) -> Iterator[KillLab]:
-    """Runs a 1p1d for strikes; see `breakpoint_cluster`."""
-    with breakpoint_cluster(golden, "1p1d", folder=folder, overrides=overrides) as (
+    """Runs a 1p1d for strikes; see `breakpoint_cluster`. No transfer times out."""
+    merged = {"mempool.transfer_timeout_s": NEVER_S, **(overrides or {})}
+    with breakpoint_cluster(golden, "1p1d", folder=folder, overrides=merged) as (
         cluster,
         points,
     ):

@@ -14,6 +14,7 @@ from memserve_jax.mempool.host_buffers import padded_rows, place
 from memserve_jax.mempool.part import Part
 from memserve_jax.mempool.port import Port
 from memserve_jax.mempool.transport import Destination, Endpoint, Payload, TransportCounters
+from memserve_jax.mempool.wire_shards import moved
 
 
 class LocalFabric:
@@ -108,7 +109,7 @@ class DevicePutTransport:
         if tier is Tier.HOST:
             payload = np.asarray(payload)
         elif isinstance(payload, jax.Array):
-            payload = jax.block_until_ready(jax.device_put(payload, port.packed_sharding))
+            payload = moved(payload, port.packed_sharding)
         else:
             rows = padded_rows(np.asarray(payload), part, port.layout)
             payload = place(rows, port.packed_sharding)

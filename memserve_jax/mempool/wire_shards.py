@@ -13,10 +13,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jaxtyping import Array, Shaped
 
+from memserve_jax.mempool.host_buffers import HEADS, is_on_cpu, spread
 from memserve_jax.parallel.mesh import MODEL_AXIS
 from memserve_jax.parallel.sharding import PACKED
-
-HEADS = 3  # the axis of K in [n, L, C, K, S, H]
 
 
 def pieces_of(payload: Shaped[Array, "n L C K S H"]) -> list[Shaped[Array, "n L C k S H"]]:
@@ -60,6 +59,9 @@ def assemble(
     pieces: Sequence[Shaped[Array, "n L C k S H"]], target: NamedSharding
 ) -> Shaped[Array, "n L C K S H"]:
     """Returns the payload on `target`, from pieces that lie where `landing_specs` wants them."""
+    is_unequal = not len(pieces) == num_splits(target) == target.mesh.size
+    if is_unequal and is_on_cpu(target):
+        return spread([np.asarray(piece) for piece in pieces], target)
     devices = [next(iter(piece.devices())) for piece in pieces]
     merged = [
         _join([piece for piece, at in zip(pieces, devices, strict=True) if at == device])
@@ -72,6 +74,17 @@ def assemble(
     here = NamedSharding(_submesh(list(dict.fromkeys(devices))), PACKED)
     whole = jax.make_array_from_single_device_arrays(tuple(shape), here, merged)
     return jax.device_put(whole, target)
+
+
+def moved(
+    payload: Shaped[Array, "n L C K S H"], target: NamedSharding
+) -> Shaped[Array, "n L C K S H"]:
+    """Returns a payload on another mesh of this process, complete."""
+    pieces = pieces_of(payload)
+    is_equal = len(pieces) == num_splits(target) == target.mesh.size
+    if is_equal or not is_on_cpu(target):
+        return jax.block_until_ready(jax.device_put(payload, target))
+    return spread([np.asarray(piece) for piece in pieces], target)
 
 
 def _landing_devices(num_pieces: int, target: NamedSharding) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]

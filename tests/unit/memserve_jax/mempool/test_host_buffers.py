@@ -33,7 +33,7 @@ def test_rows_are_padded_only_where_they_must_be():
     assert padded_rows(padded, part, LAYOUT) is padded
 
 
-@pytest.mark.parametrize("devices", [(0,), (1, 2)])
+@pytest.mark.parametrize("devices", [(0,), (1, 2), (1, 2, 3, 4)])  # four: replicated
 def test_placed_rows_lie_on_the_mesh(devices):
     rows = empty_rows(Part.whole(LAYOUT, 2), LAYOUT)
     rows[...] = np.arange(rows.size).reshape(rows.shape) % 100

@@ -4,7 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from memserve_jax.mempool.wire_shards import assemble, landing_specs, num_splits, pieces_of
+from memserve_jax.mempool.wire_shards import (
+    assemble,
+    landing_specs,
+    moved,
+    num_splits,
+    pieces_of,
+)
 from memserve_jax.parallel.mesh import make_mesh
 from memserve_jax.parallel.sharding import packed_sharding
 
@@ -15,7 +21,7 @@ def sharding(num_heads, tp, first_device):
     )
 
 
-@pytest.mark.parametrize(
+MESHES = pytest.mark.parametrize(
     ("num_heads", "tp", "peer_tp"),
     [
         (4, 1, 1),
@@ -32,6 +38,9 @@ def sharding(num_heads, tp, first_device):
         (2, 4, 2),
     ],
 )
+
+
+@MESHES
 def test_a_payload_survives_the_change_of_mesh(num_heads, tp, peer_tp):
     payload = np.random.default_rng(0).random((2, 3, 2, num_heads, 4, 5), np.float32)
     source, target = sharding(num_heads, tp, 0), sharding(num_heads, peer_tp, 4)
@@ -43,6 +52,22 @@ def test_a_payload_survives_the_change_of_mesh(num_heads, tp, peer_tp):
     arrived = assemble(landed, target)
     assert arrived.sharding == target
     np.testing.assert_array_equal(np.asarray(arrived), payload)
+
+
+@MESHES
+def test_a_payload_moves_to_another_mesh_of_the_process(num_heads, tp, peer_tp):
+    payload = np.random.default_rng(0).random((2, 3, 2, num_heads, 4, 5), np.float32)
+    source, target = sharding(num_heads, tp, 0), sharding(num_heads, peer_tp, 4)
+    sent = jax.device_put(payload, source)
+    arrived = moved(sent, target)
+    assert arrived.sharding == target
+    assert arrived.is_fully_addressable
+    np.testing.assert_array_equal(np.asarray(arrived), payload)
+    for shard in arrived.addressable_shards:
+        np.testing.assert_array_equal(np.asarray(shard.data), payload[shard.index])
+    of_sent = {s.data.unsafe_buffer_pointer() for s in sent.addressable_shards}
+    of_arrived = {s.data.unsafe_buffer_pointer() for s in arrived.addressable_shards}
+    assert of_sent.isdisjoint(of_arrived)  # a copy
 
 
 def test_equal_shards_are_not_copied():

@@ -118,6 +118,10 @@ class LocalCluster:
 
         A second call only shortens the grace of the first.
         """
+        loop = asyncio.get_running_loop()
+        ends_at_s = loop.time() + grace_s
+        for server in self.instances.values():
+            server.hasten(grace_s)
         await self.scheduler.stop(grace_s)
         if self._stopping:
             return
@@ -126,7 +130,8 @@ class LocalCluster:
             if not server.drained.is_set():  # one that has begun to leave ends by itself
                 task.cancel()
         await asyncio.gather(*(task for task, _ in self._leaving), return_exceptions=True)
-        await asyncio.gather(*(server.stop() for server in self.instances.values()))
+        left_s = max(0.0, ends_at_s - loop.time())  # for the cache: it may have to go to DISK
+        await asyncio.gather(*(server.stop(left_s) for server in self.instances.values()))
         self.instances.clear()
         for links in self._links:
             links.close()

@@ -177,6 +177,11 @@ class DiskTier:
         return True
 
     @property
+    def has_failed(self) -> bool:
+        """Whether nothing is written any more."""
+        return self._failure is not None
+
+    @property
     def takes_more(self) -> bool:
         """Whether blocks can be written: not while the disk is far behind, or when it failed."""
         is_behind = len(self._pending) + len(self._reserved) >= self._max_pending
@@ -202,6 +207,10 @@ class DiskTier:
         if is_wanted:  # else another took its place meanwhile
             self._pending[block.name] = source
             self._writer.submit(self._write, block, source)
+
+    def date(self, blocks: Sequence[BlockName], used_ns: int) -> None:
+        """Notes for a later life when blocks were used: each just before the one before it."""
+        self._writer.submit(self._date, blocks, used_ns)  # after the writes that came before
 
     def delete(self, names: Iterable[bytes]) -> int:
         """Removes blocks and all that follows them; returns how many there were on DISK."""
@@ -324,6 +333,10 @@ class DiskTier:
             self._folder.remove(block)
         except OSError as error:
             self._fail(error)
+
+    def _date(self, blocks: Sequence[BlockName], used_ns: int) -> None:
+        for i, block in enumerate(blocks):
+            self._folder.touch(block, used_ns - i)
 
     def _fail(self, error: Exception) -> None:
         if self._failure is None:

@@ -86,6 +86,10 @@ class PrefixIndex:
             self._touch(path)
         return path
 
+    def by_use(self) -> list[PrefixNode]:
+        """Returns every node, the last used first, and none before its parent."""
+        return sorted(self._tree, key=_stamp, reverse=True)  # stable: parents come first
+
     def node_of(self, tier: Tier, block: BlockId) -> PrefixNode | None:
         """Returns the node that an indexed block belongs to."""
         return self._nodes[tier].get(block)

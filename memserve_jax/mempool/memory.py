@@ -13,6 +13,7 @@ from memserve_jax.mempool.allocator import BlockAllocator
 from memserve_jax.mempool.counters import PoolCounters, PoolStatus, TierStatus
 from memserve_jax.mempool.disk import DiskTier
 from memserve_jax.mempool.disk_delete import DiskDelete
+from memserve_jax.mempool.flush import Flush
 from memserve_jax.mempool.host_tier import make_host_store
 from memserve_jax.mempool.index import PrefixIndex, PrefixNode
 from memserve_jax.mempool.lease import Lease, LeaseBook
@@ -84,6 +85,7 @@ class LocalMemory:
             disk=disk,
             counters=self.counters,
         )
+        self._flush: Flush | None = None  # under way
 
     @property
     def num_hbm_blocks(self) -> int:
@@ -258,6 +260,17 @@ class LocalMemory:
             counters.disk_blocks_refused = self.disk.num_refused
             counters.disk_blocks_skipped = self.disk.num_skipped
         return counters
+
+    def flush(self) -> bool:
+        """See `MemPool.flush`."""
+        if self.disk is None:
+            return True
+        if self._flush is None:
+            self._flush = Flush(self.index, self._swapper, self.disk)
+        is_done = self._flush.advance()
+        if is_done:
+            self._flush = None
+        return is_done
 
     def close(self) -> None:
         """Ends every pin, and what is being read or written on DISK."""

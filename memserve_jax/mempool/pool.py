@@ -372,6 +372,13 @@ class MemPool(PoolFacts):
         """Compiles the copies of up to `max_blocks` blocks. Args as `PageStore.warm_up`."""
         self._memory.pages.warm_up(max_blocks, progress, spans=spans, cells=cells)
 
+    def flush(self) -> bool:
+        """Has what memory holds written to DISK too, the last used first, as far as DISK keeps up.
+
+        Returns whether nothing is left to write: if not, call it again soon. Nothing moves.
+        """
+        return self._memory.flush()
+
     def close(self) -> None:
         """Fails what is under way, both ways, and gives it back. No call but `check` may follow."""
         self._prefetcher.close()

@@ -3,6 +3,7 @@
 Decisions are made on host integers at once; the bytes follow in the order of the calls.
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -111,6 +112,30 @@ class Swapper:
         self._carry_out(out)
         self._counters.blocks_swapped_out += num_moved
         return num_moved
+
+    def write_back(self, nodes: deque[PrefixNode], used_ns: int) -> None:
+        """Has nodes written to DISK that stay in memory, as many of them as it takes now.
+
+        Args:
+          nodes: The last used first, and parents before what follows; those dealt with are gone
+            afterwards.
+          used_ns: When the first of them was used, for a later life.
+        """
+        disk, out, kept = self._disk, Outgoing(), list[BlockName]()
+        assert disk is not None, "nowhere to write to"
+        while nodes and disk.takes_more:
+            node = nodes.popleft()
+            if node.parent is None:
+                continue  # it has left the index meanwhile
+            name = disk.name_of(node)
+            is_kept = disk.keeps(name)
+            if not is_kept and disk.reserve(name):
+                out.add_to_disk(name, node)
+                is_kept = True
+            if is_kept:
+                kept.append(name)
+        self._carry_out(out)
+        disk.date(kept, used_ns)
 
     def swap_in(self, lease: Lease) -> int:
         """Brings the HOST and DISK blocks of an open lease to HBM; returns how many it brought.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ from memserve_jax.serving.registration import Registration
 
 SETTLE_S = 5.0  # what cancelled requests and copies under way get before the pool is closed
 LAST_WORDS_S = 1.0  # what the last messages get to reach their clients
+FLUSH_PAUSE_S = 0.02  # before DISK is asked to take more of the cache
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class InstanceServer:
             ),
         )
         self._health: Health | None = None
+        self._ends_at_s = math.inf  # by the asyncio loop's clock: a `stop` takes no longer
         self.drained = asyncio.Event()  # the owner then calls `stop`
 
     @property
@@ -103,12 +106,15 @@ class InstanceServer:
         _log.info("instance %s serves at %s", self.instance.identity.instance, self.target)
 
     async def drain(self, timeout_s: float) -> None:
-        """Takes no more requests, and returns when those there are have ended.
+        """Takes no more requests; returns when those there are have ended and the cache is on DISK.
+
+        That takes DISK up to the end of `timeout_s`: what it has not got by then is lost.
 
         Raises:
           TimeoutError: they have not within `timeout_s`; the instance goes on draining.
         """
         self.instance.draining = True
+        ends_at_s = asyncio.get_running_loop().time() + timeout_s
         await self._registration.beat()
         name = self.instance.identity.instance
         try:
@@ -116,6 +122,7 @@ class InstanceServer:
                 await self.instance.quiesce()
         except TimeoutError:
             raise TimeoutError(f"instance {name}: still has work after {timeout_s:g} s") from None
+        await self._flush(ends_at_s)
         self.drained.set()
 
     async def kill(self) -> None:
@@ -128,8 +135,10 @@ class InstanceServer:
     async def stop(self, grace_s: float = 0.0) -> None:
         """Takes no more requests, gives those there are `grace_s` seconds, then ends them and all.
 
+        What is left of that time is for the cache to be written to DISK, if there is such a tier.
         A second call meanwhile only shortens the grace.
         """
+        self.hasten(grace_s)
         self.instance.draining = True
         if grace_s > 0 and not await self._is_quiet_within(0.0):
             await self._registration.beat()
@@ -140,7 +149,28 @@ class InstanceServer:
         if self._server is not None:
             await self._server.stop(min(grace_s, LAST_WORDS_S))
         await self._is_quiet_within(SETTLE_S)
+        await self._flush(math.inf)
         await self._end()
+
+    def hasten(self, grace_s: float) -> None:
+        """Has the cache written to DISK for at most `grace_s` seconds from now on."""
+        ends_at_s = asyncio.get_running_loop().time() + grace_s
+        self._ends_at_s = min(self._ends_at_s, ends_at_s)
+
+    async def _flush(self, ends_at_s: float) -> None:
+        """Writes the cache to DISK until `ends_at_s`, or until this is to end."""
+        loop, parts = asyncio.get_running_loop(), self.instance.parts
+        is_done = False
+        while not is_done and loop.time() < min(ends_at_s, self._ends_at_s):
+            if self._server is None or not self.instance.loop.is_alive:
+                return  # another call has ended it
+            if self.instance.state is State.DOWN:
+                return  # its pages may be gone
+            is_done = await self.instance.run(parts.pool.flush)
+            if not is_done:
+                await asyncio.sleep(FLUSH_PAUSE_S)
+        if not is_done:
+            _log.info("instance %s: not all of the cache is on DISK", parts.identity.instance)
 
     async def _is_quiet_within(self, timeout_s: float) -> bool:
         """Waits until nothing is in flight, and returns whether that was so in time."""

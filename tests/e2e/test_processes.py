@@ -99,6 +99,18 @@ def test_a_scheduler_outlives_its_instance(tmp_path: pathlib.Path):
         assert cluster.scheduler.end() == (0, "")
 
 
+def test_a_cache_survives_a_planned_restart(tmp_path: pathlib.Path):
+    disk = {"mempool.disk_gb": 0.01, "mempool.disk_path": str(tmp_path / "kv")}
+    with process_cluster(GOLDEN.path, "colocated", folder=tmp_path, overrides=disk) as cluster:
+        first = cluster.client.generate(token_ids=GOLDEN.prompts[4], **GREEDY)
+        assert first.usage.cached_tokens == 0
+        assert cluster["c0"].end() == (0, "")
+        cluster.restart("c0")
+        again = cluster.client.generate(token_ids=GOLDEN.prompts[4], **GREEDY)
+        assert again.usage.cached_tokens == 80  # of 90 tokens: five whole blocks
+        assert list(first.token_ids) == list(again.token_ids) == GOLDEN.tokens[4]
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [

@@ -137,6 +137,11 @@ class FakePool(MemPool):
         self.leased = 0
         self.fetch_answer: FetchAnswer | MemServeError | None = FetchAnswer(3, 48)
         self.wake = lambda: None
+        self.flushes: list[bool] = []  # answers of the next ones; then True
+
+    def flush(self) -> bool:
+        self.calls.append(("flush", None))
+        return self.flushes.pop(0) if self.flushes else True
 
     def reserve(self, call: ReserveCall, respond: RespondReserve) -> None:
         self.calls.append(("reserve", call))

@@ -57,6 +57,43 @@ def test_a_server_that_never_started_can_be_stopped():
     asyncio.run(run())
 
 
+def test_stop_writes_the_cache_to_disk_as_long_as_there_is_time():
+    async def run() -> None:
+        async with served() as c:
+            c.pool.flushes = [False, False]
+            await c.server.stop(30.0)
+            names = [name for name, _ in c.pool.calls]
+            assert names[-4:] == ["flush", "flush", "flush", "close"]
+        async with served() as c:
+            await c.server.stop(0.0)
+            assert ("flush", None) not in c.pool.calls
+
+    asyncio.run(run())
+
+
+def test_a_second_stop_ends_a_flush_that_takes_long():
+    async def run() -> None:
+        async with served() as c:
+            c.pool.flushes = [False] * 100_000
+            stopping = asyncio.create_task(c.server.stop(1000.0))
+            await c.wait_for(lambda: ("flush", None) in c.pool.calls)
+            await asyncio.wait_for(c.server.stop(0.0), 30)
+            await asyncio.wait_for(stopping, 30)
+            assert c.pool.calls[-1] == ("close", None)
+
+    asyncio.run(run())
+
+
+def test_a_drained_instance_has_its_cache_on_disk():
+    async def run() -> None:
+        async with served() as c:
+            await c.server.drain(30.0)
+            assert c.server.drained.is_set()
+            assert c.pool.calls[-1] == ("flush", None)
+
+    asyncio.run(run())
+
+
 def test_stop_lets_what_is_under_way_finish():
     async def run() -> None:
         async with served() as c:

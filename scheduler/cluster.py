@@ -19,7 +19,7 @@ SERVING, DRAINING, DOWN = "serving", "draining", "down"  # `state` of an Instanc
 
 _Word = TypeVar("_Word", Role, CachingMode)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_TARGET = re.compile(r"\S+:\d{1,5}")
+TARGET = re.compile(r"\S+:\d{1,5}")  # HOST:PORT
 
 
 class Departure(enum.StrEnum):
@@ -257,7 +257,7 @@ def traits_of(status: pb.InstanceStatus) -> Traits:
     caching = _one_of(CachingMode, "status.caching", status.caching)
     checks = (
         ("instance", _NAME.fullmatch(status.instance), "1 to 64 of A-Z a-z 0-9 . _ -"),
-        ("target", _TARGET.fullmatch(status.target), "HOST:PORT"),
+        ("target", TARGET.fullmatch(status.target), "HOST:PORT"),
         ("epoch", status.epoch > 0, "> 0"),
         ("block_size_tokens", 0 < status.block_size_tokens <= 256, "1 to 256"),
         ("caching", caching in modes, f"for role {role.value} one of {', '.join(modes)}"),

@@ -34,6 +34,7 @@ class Control(ControlServiceServicer):
         section: SchedulerSection,
         *,
         on_change: Callable[[], Awaitable[None]],
+        metrics_target: str = "",
     ):
         """Opens nothing by itself.
 
@@ -42,11 +43,13 @@ class Control(ControlServiceServicer):
           router: Counts what was routed.
           section: Says how often instances should report, and which policy is shown.
           on_change: Awaited after who is routable may have changed.
+          metrics_target: HOST:PORT of this scheduler's metrics; empty: there are none.
         """
         self._state = state
         self._router = router
         self._section = section
         self._on_change = on_change
+        self._metrics_target = metrics_target
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterReply:
         """Takes an instance in."""
@@ -88,6 +91,7 @@ class Control(ControlServiceServicer):
             policy=self._section.policy,
             caching=", ".join(caching),
             routed=self._router.num_routed,
+            metrics_target=self._metrics_target,
         )
 
     async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainReply:

@@ -11,6 +11,7 @@ from memserve_jax.core.embedded import embedded_model_path
 from memserve_jax.core.model_card import ModelCard, load_card
 from memserve_jax.core.tokenizer import Tokenizer, load_tokenizer
 from memserve_jax.proto.server import address
+from memserve_jax.telemetry.endpoint import MetricsEndpoint
 from scheduler.server import SchedulerServer
 
 DRAIN_S = 30.0  # what requests in flight are given after the first signal
@@ -41,9 +42,18 @@ async def _serve(
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    server = SchedulerServer(config, card, tokenizer, SystemClock())
-    port = await server.start()
-    announce(f"ready grpc={address(config.host, port)}")
+    metrics = MetricsEndpoint(config.metrics)
+    try:
+        server = SchedulerServer(config, card, tokenizer, SystemClock(), metrics=metrics)
+        announce(f"ready grpc={address(config.host, await server.start())}")
+        await _drain_at_signal(server, signals)
+    finally:
+        await metrics.close()
+
+
+async def _drain_at_signal(
+    server: SchedulerServer, signals: "asyncio.Queue[signal.Signals]"
+) -> None:
     _log.info("stopping: %s", (await signals.get()).name)
     stopping = asyncio.create_task(server.stop(DRAIN_S))
     again = asyncio.create_task(signals.get())

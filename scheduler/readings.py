@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from memserve_jax.core.types import Role
 from memserve_jax.telemetry import scheduler_metrics as metrics
 from memserve_jax.telemetry.metric import Reading
-from scheduler.cluster import DOWN, DRAINING, SERVING
+from scheduler.cluster import DOWN, DRAINING, SERVING, TARGET
 from scheduler.state import State
 
 
@@ -25,3 +25,9 @@ def readings(state: State) -> Iterator[Reading]:
     for member in members:
         name = (member.traits.role.value, str(member.traits.instance))
         yield Reading(metrics.HEARTBEAT_AGE, name, now_s - member.heard_s)
+
+
+def metrics_targets(state: State) -> list[str]:
+    """Returns where the live instances show their metrics (HOST:PORT)."""
+    targets = [member.status.metrics_target for member in state.cluster.members()]
+    return [target for target in targets if TARGET.fullmatch(target)]

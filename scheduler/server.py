@@ -28,9 +28,12 @@ from memserve_jax.proto.server import (
     check_address,
     make_server,
 )
+from memserve_jax.telemetry.endpoint import MetricsEndpoint
+from memserve_jax.telemetry.scheduler_metrics import SCHEDULER_METRICS
 from scheduler.control import Control
 from scheduler.front import FrontDoor
 from scheduler.policies import POLICIES
+from scheduler.readings import metrics_targets, readings
 from scheduler.router import Router
 from scheduler.state import make_state
 
@@ -54,7 +57,15 @@ class _Running:
 class SchedulerServer:
     """A scheduler, in any process. All of it lives in the asyncio loop that starts it."""
 
-    def __init__(self, config: Config, card: ModelCard, tokenizer: Tokenizer, clock: Clock):
+    def __init__(
+        self,
+        config: Config,
+        card: ModelCard,
+        tokenizer: Tokenizer,
+        clock: Clock,
+        *,
+        metrics: MetricsEndpoint | None = None,
+    ):
         """Listens to nothing yet.
 
         Args:
@@ -62,6 +73,7 @@ class SchedulerServer:
           card: The model's ids, limits and sampling defaults.
           tokenizer: The model's.
           clock: Of heartbeats, trees and the times reported.
+          metrics: Shows what is counted here; None: nobody does. Not this server's to close.
         """
         self._config = config
         section, cost = config.scheduler, config.scheduler.cost
@@ -76,7 +88,16 @@ class SchedulerServer:
             ),
         )
         self._front = FrontDoor(self.state, router, card=card, tokenizer=tokenizer)
-        self._control = Control(self.state, router, section, on_change=self._refresh_health)
+        self._control = Control(
+            self.state,
+            router,
+            section,
+            on_change=self._refresh_health,
+            metrics_target=metrics.target if metrics is not None else "",
+        )
+        if metrics is not None:
+            metrics.add(SCHEDULER_METRICS.values(), lambda: readings(self.state))
+            metrics.discover(lambda: [metrics.target, *metrics_targets(self.state)])
         self._running: _Running | None = None
 
     async def start(self) -> int:

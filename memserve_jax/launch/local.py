@@ -29,6 +29,7 @@ from memserve_jax.proto.server import ANY_HOST, LOOPBACK, address
 from memserve_jax.serving.engine_parts import EngineParts
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.server import InstanceServer
+from memserve_jax.telemetry.endpoint import MetricsEndpoint
 from scheduler.server import SchedulerServer
 
 _log = logging.getLogger(__name__)
@@ -37,8 +38,17 @@ _log = logging.getLogger(__name__)
 class LocalCluster:
     """A running cluster. Lives in one asyncio loop; `launch` makes it, `stop` ends it."""
 
-    def __init__(self, plan: ClusterPlan, scheduler: SchedulerServer, *, host: str, port: int):
+    def __init__(
+        self,
+        plan: ClusterPlan,
+        scheduler: SchedulerServer,
+        metrics: MetricsEndpoint,
+        *,
+        host: str,
+        port: int,
+    ):
         """For `launch` alone."""
+        self.metrics = metrics  # of all of them
         self.plan = plan
         self.scheduler = scheduler
         self.target = address(host, port)  # where clients reach the scheduler
@@ -73,8 +83,14 @@ class LocalCluster:
         facts = read_model_facts(config)
         context_limit(config.engine, facts.card)
         _log.info("config: %s", to_mapping(config))
-        scheduler = SchedulerServer(config, facts.card, facts.tokenizer, clock)
-        cluster = cls(plan, scheduler, host=config.host, port=await scheduler.start())
+        metrics = MetricsEndpoint(config.metrics)
+        scheduler = SchedulerServer(config, facts.card, facts.tokenizer, clock, metrics=metrics)
+        try:
+            port = await scheduler.start()
+        except BaseException:
+            await metrics.close()
+            raise
+        cluster = cls(plan, scheduler, metrics, host=config.host, port=port)
         try:
             recipe = open_recipe(config, plan, facts, clock)
             await cluster._start_instances(recipe, progress)
@@ -136,6 +152,7 @@ class LocalCluster:
         for links in self._links:
             links.close()
         self._links.clear()
+        await self.metrics.close()
 
     async def _start_instances(self, recipe: Recipe, progress: Progress | None) -> None:
         bundles = await asyncio.to_thread(load_bundles, recipe, self.plan.instances)
@@ -166,6 +183,7 @@ class LocalCluster:
                 peers=peers,
                 schedulers=[self._inner_target],
                 host=LOOPBACK,
+                metrics=self.metrics,
             )
             self.instances[parts.identity.instance] = server
             await server.start()

@@ -23,6 +23,7 @@ from memserve_jax.launch.team import Team, alone
 from memserve_jax.launch.topology import ClusterPlan, plan_cluster
 from memserve_jax.proto.server import ANY_HOST, LOOPBACK, address, check_address
 
+MAX_PORT = 65535
 MEMSERVE = (sys.executable, "-m", "memserve_jax.cli")
 
 _log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ async def launch_processes(config: Config) -> Supervisor:
     refuse_unless_supported()
     plan = plan_cluster(config)
     check_address(config.host, config.port)
+    check_metrics_ports(config, len(plan.instances))
     _log.info("config: %s", to_mapping(config))
     environment = with_huge_pages(os.environ)
     machine = await probe_machine(environment)
@@ -123,17 +125,38 @@ class ClusterCommands:
                     *("--name", str(each.instance), "--role", each.role.value),
                     *("--tp", str(each.tp), "--caching", self._plan.caching.value),
                     *("--scheduler", target, "--host", LOOPBACK, "--port", "0"),
-                    *self._settings,
+                    *(*self._settings, *self._metrics_port(index)),
                 ),
                 environment=environment,
             )
-            for each, environment in zip(self._plan.instances, self._environments, strict=True)
+            for index, (each, environment) in enumerate(
+                zip(self._plan.instances, self._environments, strict=True)
+            )
         ]
+
+    def _metrics_port(self, index: int) -> list[str]:
+        """Returns the option that gives an instance a port of its own, after the scheduler's."""
+        port = self._config.metrics.port
+        return ["--set", f"metrics.port={port + 1 + index}"] if port else []
 
 
 def has_job(config: Config) -> bool:
     """Whether the instances of a cluster of processes are one `jax.distributed` job."""
     return "collective" in (config.mempool.transports or ())
+
+
+def check_metrics_ports(config: Config, num_instances: int) -> None:
+    """Does nothing where every process can have a port for its metrics.
+
+    Raises:
+      ConfigError: the port given leaves no room for the instances after it.
+    """
+    port = config.metrics.port
+    if port and port + num_instances > MAX_PORT:
+        raise ConfigError(
+            f"metrics.port: got {port}, allowed with --processes and {num_instances} instances: "
+            f"up to {MAX_PORT - num_instances}, as they take the ports after it"
+        )
 
 
 def settings(config: Config) -> list[str]:

@@ -1,6 +1,7 @@
 """One instance as a process of its own, registered with schedulers elsewhere."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -11,18 +12,21 @@ from memserve_jax.core.types import Role
 from memserve_jax.engine.intake import context_limit
 from memserve_jax.launch.build import (
     Progress,
+    Recipe,
     build_parts,
     load_bundles,
     open_recipe,
     read_model_facts,
 )
 from memserve_jax.launch.links import Links, Situation, check_transports, make_links
-from memserve_jax.launch.topology import plan_instance
+from memserve_jax.launch.topology import ClusterPlan, plan_instance
 from memserve_jax.launch.warm_up import warm_up
 from memserve_jax.parallel.job import Job, leave_job
 from memserve_jax.proto.server import check_address
+from memserve_jax.serving.engine_parts import EngineParts
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.server import InstanceServer
+from memserve_jax.telemetry.endpoint import MetricsEndpoint
 
 _log = logging.getLogger(__name__)
 
@@ -30,9 +34,12 @@ _log = logging.getLogger(__name__)
 class SoloInstance:
     """An instance alone in its process. Lives in the asyncio loop."""
 
-    def __init__(self, server: InstanceServer, links: Links, job: Job | None):
+    def __init__(
+        self, server: InstanceServer, links: Links, metrics: MetricsEndpoint, job: Job | None
+    ):
         """For `launch` alone."""
         self.server = server
+        self._metrics = metrics
         self._links = links
         self._job = job
 
@@ -68,34 +75,30 @@ class SoloInstance:
         context_limit(config.engine, facts.card)
         _log.info("config: %s", to_mapping(config))
         check_address(config.host, config.port)
-        recipe = open_recipe(config, plan, facts, SystemClock(), job)
-        bundles = await asyncio.to_thread(load_bundles, recipe, plan.instances)
-        (instance,) = plan.instances
-        peers = Peers()
-        situation = Situation(section=config.mempool, clock=recipe.clock, host=config.host, job=job)
-        links = make_links(role, peers, situation)
-        server = None
-        try:
-            parts = await asyncio.to_thread(
-                build_parts,
-                recipe,
-                instance,
-                bundles[instance.devices],
-                num_sharing=1,
-                links=links,
+        async with contextlib.AsyncExitStack() as undo:
+            metrics = MetricsEndpoint(config.metrics)
+            undo.push_async_callback(metrics.close)
+            recipe = open_recipe(config, plan, facts, SystemClock(), job)
+            peers = Peers()
+            situation = Situation(
+                section=config.mempool, clock=recipe.clock, host=config.host, job=job
             )
-            if config.engine.warm_up:
-                await warm_up([parts], progress)
+            links = make_links(role, peers, situation)
+            undo.callback(links.close)
+            parts = await _build(recipe, plan, links, progress)
             server = InstanceServer(
-                parts, peers=peers, schedulers=schedulers, host=config.host, port=config.port
+                parts,
+                peers=peers,
+                schedulers=schedulers,
+                host=config.host,
+                port=config.port,
+                metrics=metrics,
             )
+            undo.push_async_callback(server.stop, 0.0)
             await server.start()
-        except BaseException:
-            if server is not None:
-                await server.stop(0.0)
-            links.close()
-            raise
-        return cls(server, links, job)
+            undo.pop_all()
+            return cls(server, links, metrics, job)
+        raise AssertionError("returned above")
 
     @property
     def target(self) -> str:
@@ -126,6 +129,22 @@ class SoloInstance:
         leave too, and abort when they do not.
         """
         await self.server.stop(grace_s)
+        await self._metrics.close()
         await asyncio.to_thread(self._links.close)
         if self._job is not None and self.server.drained.is_set():
             leave_job()
+
+
+async def _build(
+    recipe: Recipe, plan: ClusterPlan, links: Links, progress: Progress | None
+) -> EngineParts:
+    """Returns the engine of the one instance of `plan`, warm."""
+    bundles = await asyncio.to_thread(load_bundles, recipe, plan.instances)
+    (instance,) = plan.instances
+    weights = bundles[instance.devices]
+    parts = await asyncio.to_thread(
+        build_parts, recipe, instance, weights, num_sharing=1, links=links
+    )
+    if recipe.config.engine.warm_up:
+        await warm_up([parts], progress)
+    return parts

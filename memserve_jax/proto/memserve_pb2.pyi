@@ -426,7 +426,7 @@ class TierStatus(_message.Message):
     def __init__(self, tier: _Optional[str] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., leased_blocks: _Optional[int] = ..., indexed_blocks: _Optional[int] = ..., pinned_blocks: _Optional[int] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
-    __slots__ = ("instance", "epoch", "role", "state", "target", "model", "tensor_parallelism", "block_size_tokens", "caching", "tiers", "running", "waiting", "queued_prefill_tokens", "prefill_tokens_per_s", "max_context_tokens", "counters", "transports", "transfer_mode", "kernel_fallbacks")
+    __slots__ = ("instance", "epoch", "role", "state", "target", "model", "tensor_parallelism", "block_size_tokens", "caching", "tiers", "running", "waiting", "queued_prefill_tokens", "prefill_tokens_per_s", "max_context_tokens", "counters", "transports", "transfer_mode", "kernel_fallbacks", "metrics_target")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -446,6 +446,7 @@ class InstanceStatus(_message.Message):
     TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_MODE_FIELD_NUMBER: _ClassVar[int]
     KERNEL_FALLBACKS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_TARGET_FIELD_NUMBER: _ClassVar[int]
     instance: str
     epoch: int
     role: str
@@ -465,7 +466,8 @@ class InstanceStatus(_message.Message):
     transports: _containers.RepeatedCompositeFieldContainer[TransportStatus]
     transfer_mode: str
     kernel_fallbacks: _containers.RepeatedCompositeFieldContainer[KernelFallback]
-    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., model: _Optional[str] = ..., tensor_parallelism: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., caching: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., max_context_tokens: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., transports: _Optional[_Iterable[_Union[TransportStatus, _Mapping]]] = ..., transfer_mode: _Optional[str] = ..., kernel_fallbacks: _Optional[_Iterable[_Union[KernelFallback, _Mapping]]] = ...) -> None: ...
+    metrics_target: str
+    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., model: _Optional[str] = ..., tensor_parallelism: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., caching: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., max_context_tokens: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., transports: _Optional[_Iterable[_Union[TransportStatus, _Mapping]]] = ..., transfer_mode: _Optional[str] = ..., kernel_fallbacks: _Optional[_Iterable[_Union[KernelFallback, _Mapping]]] = ..., metrics_target: _Optional[str] = ...) -> None: ...
 
 class KernelFallback(_message.Message):
     __slots__ = ("op", "reason", "traces")
@@ -620,13 +622,15 @@ class DeregisterReply(_message.Message):
     def __init__(self) -> None: ...
 
 class ClusterStatusReply(_message.Message):
-    __slots__ = ("instances", "policy", "caching", "routed")
+    __slots__ = ("instances", "policy", "caching", "routed", "metrics_target")
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     CACHING_FIELD_NUMBER: _ClassVar[int]
     ROUTED_FIELD_NUMBER: _ClassVar[int]
+    METRICS_TARGET_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceStatus]
     policy: str
     caching: str
     routed: int
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., policy: _Optional[str] = ..., caching: _Optional[str] = ..., routed: _Optional[int] = ...) -> None: ...
+    metrics_target: str
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., policy: _Optional[str] = ..., caching: _Optional[str] = ..., routed: _Optional[int] = ..., metrics_target: _Optional[str] = ...) -> None: ...

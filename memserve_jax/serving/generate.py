@@ -39,7 +39,8 @@ class GenerateServicer(GenerateServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Streams an answer. See the proto for the statuses."""
-        async with answered_errors(context):
+        counts = self._instance.counts
+        async with answered_errors(context), counts.failures("Generate", context):
             self._instance.refuse_unless_serving()
             where = await self._prefill_instance(request, context)
             accepted = to_request(
@@ -116,6 +117,7 @@ class _Answer:
         self._timing = AnswerTiming(
             arrival_s=request.arrival_s, prefill=prefill, decode=instance.identity.instance
         )
+        self._meter = instance.counts.meter(request.arrival_s)
 
     async def compute_here(self, context: Context) -> None:
         """Prefills and decodes on this instance, streaming into `context`."""
@@ -173,8 +175,19 @@ class _Answer:
             raise event.error
         assert isinstance(event, Tokens), event
         self._ended = event.finish_reason is not None
-        self._timing.saw(event, self._clock.now_s())
+        self._note(event)
         return event
+
+    def _note(self, tokens: Tokens) -> None:
+        now_s = self._clock.now_s()
+        self._timing.saw(tokens, now_s)
+        self._meter.passed(len(tokens.token_ids), now_s)
+        counts, is_here = self._instance.counts, self._prefill == self._instance.identity.instance
+        if tokens.queue_s is not None and is_here:
+            counts.prefilled(self._request.arrival_s, tokens.queue_s, now_s)
+        if self._ended:
+            self._meter.finished(now_s)
+            counts.answered(tokens)
 
     async def _send(self, tokens: Tokens, context: Context) -> None:
         message = tokens_to_message(tokens)

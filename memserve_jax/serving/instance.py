@@ -2,18 +2,21 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from memserve_jax.core.errors import MemServeError, NoInstanceError
 from memserve_jax.core.types import RequestId
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import Limits
+from memserve_jax.serving.counts import InstanceCounts
 from memserve_jax.serving.engine_parts import EngineParts, State
 from memserve_jax.serving.loop import EngineLoop
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.status import status_message
 from memserve_jax.serving.streams import EventStreams
+from memserve_jax.telemetry.instance_readings import status_readings
+from memserve_jax.telemetry.metric import Reading
 
 SNAPSHOT_S = 0.05  # how old the state told to schedulers may be while steps are made
 
@@ -30,6 +33,7 @@ class Instance:
         target: str,
         peers: Peers,
         asyncio_loop: asyncio.AbstractEventLoop,
+        metrics_target: str = "",
     ):
         """Makes the engine thread, not started yet, and gives the pool its wake-up.
 
@@ -38,10 +42,13 @@ class Instance:
           target: HOST:PORT where peers and clients reach this instance.
           peers: Where the other instances are.
           asyncio_loop: What this object and the servicers live in.
+          metrics_target: HOST:PORT of its metrics; empty: there are none.
         """
         self.parts = parts
         self.identity = parts.identity
         self.target = target
+        self._metrics_target = metrics_target
+        self.counts = InstanceCounts(self.identity)
         self.peers = peers
         peers.own_target = target
         self.streams = EventStreams()
@@ -82,6 +89,11 @@ class Instance:
         """Returns the state between two steps."""
         return await self.run(self._status)
 
+    def readings(self) -> Iterator[Reading]:
+        """Yields every series of its metrics."""
+        yield from status_readings(self.snapshot)
+        yield from self.counts.tally.readings()
+
     def refuse_unless_serving(self) -> None:
         """Does nothing while requests are taken.
 
@@ -104,7 +116,12 @@ class Instance:
         await asyncio.wrap_future(self.loop.when_quiet())
 
     def _status(self) -> pb.InstanceStatus:
-        return status_message(self.parts, state=self.state, target=self.target)
+        return status_message(
+            self.parts,
+            state=self.state,
+            target=self.target,
+            metrics_target=self._metrics_target,
+        )
 
     def _observe(self, will_wait: bool) -> None:
         now_s = self.parts.clock.now_s()

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from memserve_jax.core.errors import MemServeError
-from memserve_jax.core.types import InstanceId, RequestId, Role, TransferId
+from memserve_jax.core.types import InstanceId, Request, Role, TransferId
 from memserve_jax.engine.events import Event, Failed, FirstToken, PrefillDone, Tokens
 from memserve_jax.mempool.control import FetchAnswer, ReserveAnswer
 from memserve_jax.proto import memserve_pb2 as pb
@@ -53,7 +53,8 @@ class InstanceServicer(InstanceServiceServicer):
         context: Context,
     ) -> None:
         """Streams the first token, then the end of the KV's way to the decode instance."""
-        async with answered_errors(context):
+        counts = self._instance.counts
+        async with answered_errors(context), counts.failures("Prefill", context):
             self._instance.refuse_unless_serving()
             if self._instance.identity.role is not Role.PREFILL:
                 await context.abort(
@@ -78,16 +79,17 @@ class InstanceServicer(InstanceServiceServicer):
                 submit = functools.partial(
                     self._parts.engine.submit_prefill, accepted, decode, epoch
                 )
-                await self._hand_over(accepted.request_id, submit, events, context)
+                await self._hand_over(accepted, submit, events, context)
 
     async def _hand_over(
         self,
-        request_id: RequestId,
+        request: Request,
         submit: Callable[[], None],
         events: asyncio.Queue[Event],
         context: Context,
     ) -> None:
-        ended = False
+        ended, counts, clock = False, self._instance.counts, self._parts.clock
+        first_s = request.arrival_s
         try:
             await self._instance.run(submit)
             while not ended:
@@ -95,8 +97,12 @@ class InstanceServicer(InstanceServiceServicer):
                 ended = not isinstance(event, FirstToken)
                 match event:
                     case FirstToken():
+                        first_s = clock.now_s()
+                        counts.prefilled(request.arrival_s, event.queue_s, first_s)
                         await context.write(first_token_to_message(event))
                     case PrefillDone():
+                        if event.kv_blocks_moved:
+                            counts.handed_over(clock.now_s() - first_s)
                         await context.write(prefill_done_to_message(event))
                     case Failed():
                         raise event.error
@@ -104,7 +110,7 @@ class InstanceServicer(InstanceServiceServicer):
                         raise MemServeError("the prefill was cancelled")
         finally:
             if not ended:
-                self._instance.cancel(request_id)
+                self._instance.cancel(request.request_id)
 
     async def Reserve(
         self,

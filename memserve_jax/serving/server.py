@@ -24,6 +24,8 @@ from memserve_jax.serving.instance import Instance
 from memserve_jax.serving.instance_service import InstanceServicer
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.registration import Registration
+from memserve_jax.telemetry.endpoint import MetricsEndpoint
+from memserve_jax.telemetry.instance_metrics import INSTANCE_METRICS
 
 SETTLE_S = 5.0  # what cancelled requests and copies under way get before the pool is closed
 LAST_WORDS_S = 1.0  # what the last messages get to reach their clients
@@ -43,6 +45,7 @@ class InstanceServer:
         schedulers: Sequence[str],
         host: str = "127.0.0.1",
         port: int = 0,
+        metrics: MetricsEndpoint | None = None,
     ):
         """Binds the port; `start` does the rest.
 
@@ -52,6 +55,7 @@ class InstanceServer:
           schedulers: HOST:PORT of each.
           host: To listen on.
           port: To listen on; 0 picks a free one.
+          metrics: Shows what is counted here; None: nobody does. Not this server's to close.
 
         Raises:
           ConfigError: the port is in use, or the host is not of this machine.
@@ -67,7 +71,11 @@ class InstanceServer:
             target=address(socket.gethostname() if host in ANY_HOST else host, bound),
             peers=peers,
             asyncio_loop=asyncio.get_running_loop(),
+            metrics_target=metrics.target if metrics is not None else "",
         )
+        self._metrics = metrics
+        if metrics is not None:
+            metrics.add(INSTANCE_METRICS.values(), self.instance.readings)
         self._registration = Registration(
             schedulers,
             status=lambda: self.instance.snapshot,
@@ -187,6 +195,8 @@ class InstanceServer:
         if self._server is None:
             return
         self._server = None
+        if self._metrics is not None:
+            self._metrics.remove(self.instance.readings)
         await asyncio.to_thread(self.instance.loop.stop)
         await self._peers.close()
         self.instance.parts.pool.close()

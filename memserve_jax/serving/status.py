@@ -7,13 +7,16 @@ from memserve_jax.serving.engine_parts import EngineParts, State
 from pallas_kernels.dispatch import fallbacks
 
 
-def status_message(parts: EngineParts, *, state: State, target: str) -> pb.InstanceStatus:
+def status_message(
+    parts: EngineParts, *, state: State, target: str, metrics_target: str = ""
+) -> pb.InstanceStatus:
     """Returns the state of an instance. Called on the engine thread.
 
     Args:
       parts: The engine and its pool.
       state: Whether it takes requests.
       target: HOST:PORT of its server.
+      metrics_target: HOST:PORT of its metrics; empty: there are none.
     """
     identity, load = parts.identity, parts.engine.load
     return pb.InstanceStatus(
@@ -58,4 +61,5 @@ def status_message(parts: EngineParts, *, state: State, target: str) -> pb.Insta
             for reason, count in reasons.items()
         ],
         counters=pb.Counters(**dataclasses.asdict(parts.engine.counters)),
+        metrics_target=metrics_target,
     )

@@ -222,6 +222,9 @@ KERNEL_FALLBACKS = Metric(
     when_bad="Above 0: `memserve status` says why no kernel fits the model's shapes.",
 )
 
+# Read from status messages; all others are gauges, or counted in a tally.
+FROM_STATUS = (TRANSPORT_BYTES, TRANSPORT_CALLS, TRANSPORT_SECONDS, *COUNTERS.values())
+
 INSTANCE_METRICS = by_name(
     [*(each for each in list(globals().values()) if isinstance(each, Metric)), *COUNTERS.values()]
 )

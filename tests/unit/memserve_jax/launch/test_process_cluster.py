@@ -2,9 +2,17 @@
 
 from typing import Any
 
+import pytest
+
 from memserve_jax.core.config import Config, load_config, parse_config, to_mapping
+from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.types import CachingMode
-from memserve_jax.launch.process_cluster import ClusterCommands, has_job, settings
+from memserve_jax.launch.process_cluster import (
+    ClusterCommands,
+    check_metrics_ports,
+    has_job,
+    settings,
+)
 from memserve_jax.launch.topology import plan_cluster
 
 
@@ -101,3 +109,28 @@ def test_with_collective_all_instances_are_one_job_another_in_every_life():
     assert all(len(life) == 1 for life in coordinators)
     assert all(found.startswith("127.0.0.1:") for life in coordinators for found in life)
     assert [command.name for command in team.commands(("p0", "d1"))] == ["p0", "d1"]
+
+
+def metrics_ports(commands: ClusterCommands) -> list[str]:
+    """Returns the last `metrics.port` that the scheduler and each instance is told."""
+    found = []
+    for command in (commands.scheduler(None), *commands.instances("127.0.0.1:5")):
+        given = [word for word in command.arguments if word.startswith("metrics.port=")]
+        found.append(given[-1].removeprefix("metrics.port=") if given else "")
+    return found
+
+
+def test_each_process_has_a_port_of_its_own_for_its_metrics():
+    assert metrics_ports(commands_of(topology="1p1d", metrics={"port": 9400})) == [
+        *("9400", "9401", "9402")
+    ]
+    assert metrics_ports(commands_of(topology="1p1d")) == ["", "", ""]  # any free one
+    off = commands_of(topology="1p1d", metrics={"port": None})
+    assert metrics_ports(off) == ["null", "null", "null"]
+
+
+def test_ports_beyond_the_last_are_refused():
+    config = parse_config({"metrics": {"port": 65534}})
+    check_metrics_ports(config, 1)
+    with pytest.raises(ConfigError, match=r"metrics\.port: got 65534, .*up to 65533"):
+        check_metrics_ports(config, 2)

@@ -126,6 +126,12 @@ class Request:
     priority: int = 0  # lower goes first
     arrival_s: float = 0.0  # monotonic clock of the process that accepted it
     fetch: FetchSource | None = None  # as the route says
+    resumed_token_ids: tuple[int, ...] = ()  # of the answer: given before, by another attempt
+
+    @property
+    def given_token_ids(self) -> tuple[int, ...]:
+        """What is known before anything is computed: the prompt, and the answer so far."""
+        return self.prompt_token_ids + self.resumed_token_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,14 +146,14 @@ class Engine:
         Becomes a `Tokens` event of the next `step`. Unknown (cancelled) requests are ignored.
         """
         sequence = self._sequences.get(first.request_id)
-        if sequence is None or sequence.duty is not Duty.DECODE or sequence.answer.num_tokens:
+        if sequence is None or sequence.duty is not Duty.DECODE or sequence.has_begun:
             return
         sequence.seed = first.seed
         sequence.cached_tokens = first.cached_tokens
         sequence.queue_s = first.queue_s
         self._is_stalled = False
         if first.finish_reason is FinishReason.LENGTH:  # the context over there is shorter
-            sequence.answer.max_tokens = 1
+            sequence.answer.max_tokens = sequence.answer.num_tokens + 1
         self._accept(
             sequence, NewToken(sequence, first.token_id, first.logprob, first.top_logprobs)
         )
@@ -196,7 +196,7 @@ class Engine:
         self._is_stalled = False
         self._counters.requests += 1
         if duty is not Duty.DECODE:
-            self._counters.prompt_tokens += sequence.num_prompt
+            self._counters.prompt_tokens += sequence.num_given
             self._preload.begin(sequence)
         return sequence
 
@@ -251,8 +251,8 @@ class Engine:
         for chunk in chunks:
             sequence = chunk.sequence
             num_before = sequence.num_computed - chunk.num_tokens
-            if num_before < sequence.num_prompt <= sequence.num_computed:
-                self._memory.remember(sequence, list(sequence.request.prompt_token_ids))
+            if num_before < sequence.num_given <= sequence.num_computed:
+                self._memory.remember(sequence, list(sequence.request.given_token_ids))
 
     def _accept_all(self, tokens: list[NewToken]) -> None:
         for token in tokens:
@@ -307,7 +307,7 @@ class Engine:
             sequence is not None
             and sequence.phase is Phase.AWAITING_KV
             and sequence.lease is None
-            and sequence.num_prompt == arrival.num_tokens
+            and sequence.num_given == arrival.num_tokens
         )
         if sequence is None or not is_wanted:
             arrival.lease.close()
@@ -320,7 +320,7 @@ class Engine:
     def _start_decoding(self, sequence: Sequence) -> None:
         """Queues a sequence for a row once it has both its KV and its first token."""
         is_awaiting = sequence.phase is Phase.AWAITING_KV
-        if is_awaiting and sequence.lease is not None and sequence.answer.num_tokens:
+        if is_awaiting and sequence.lease is not None and sequence.has_begun:
             sequence.enter(Phase.WAITING)
             self._batcher.add(sequence)
 
@@ -373,7 +373,7 @@ class Engine:
             running=num_running,
             waiting=len(self._sequences) - num_running,
             queued_prefill_tokens=sum(
-                max(0, sequence.num_prompt - sequence.num_computed)
+                max(0, sequence.num_given - sequence.num_computed)
                 for sequence in self._batcher.waiting + self._batcher.running
             ),
             prefill_tokens_per_s=self._pipeline.prefill_rate.tokens_per_s,

@@ -29,7 +29,8 @@ class Tokens:
     top_logprobs: tuple[TopLogprobs, ...] | None = None  # one per token, where asked for > 0
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
-    queue_s: float | None = None  # with the first token: arrival to first computed
+    queue_s: float | None = None  # with the first token here: arrival to first computed
+    cached_tokens: int | None = None  # with the first token here: as `usage` will have it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

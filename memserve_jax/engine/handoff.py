@@ -102,7 +102,7 @@ class HandOffs:
     def _open(self, sequence: Sequence) -> Stream:
         assert sequence.peer is not None
         return self._pool.stream(
-            list(sequence.request.prompt_token_ids),
+            list(sequence.request.given_token_ids),
             sequence.peer,
             insert=self._caching.decode_caches,
             **self._terms(sequence),
@@ -112,7 +112,7 @@ class HandOffs:
         """Blocks complete before a chunk, and after it: with the last one, the tail counts."""
         layout, start = self._pool.layout, chunk.sequence.num_computed
         stop = start + chunk.num_tokens
-        if stop == chunk.sequence.num_prompt:
+        if stop == chunk.sequence.num_given:
             return layout.whole_blocks(start), layout.blocks_for(stop)
         return layout.whole_blocks(start), layout.whole_blocks(stop)
 
@@ -153,7 +153,7 @@ class HandOffs:
             self._pool.transfer_with_insert if self._caching.decode_caches else self._pool.transfer
         )
         return move(
-            token_ids=list(sequence.request.prompt_token_ids),
+            token_ids=list(sequence.request.given_token_ids),
             lease=sequence.lease,
             to=sequence.peer,
             **self._terms(sequence),
@@ -173,7 +173,7 @@ class HandOffs:
         """A block for the first tokens of the answer, where the tail block cannot take it all."""
         blocks_for = self._pool.layout.blocks_for
         most_blocks = blocks_for(sequence.num_prompt + sequence.answer.max_tokens - 1)
-        return min(1, most_blocks - blocks_for(sequence.num_prompt))
+        return min(1, most_blocks - blocks_for(sequence.num_given))
 
 
 def _is_open(stream: Stream | None) -> TypeGuard[Stream]:

@@ -89,6 +89,7 @@ class Intake:
             max_tokens=min(request.sampling.max_tokens, room - len(request.prompt_token_ids)),
             stream=self.tokenizer.text_stream(),
         )
+        answer.resume(request.resumed_token_ids)
         seed = request.sampling.seed
         return Sequence(
             request=request,
@@ -99,12 +100,12 @@ class Intake:
             arrival_s=self.clock.now_s(),
             peer=peer,
             phase=Phase.AWAITING_KV if duty is Duty.DECODE else Phase.WAITING,
-            token_ids=list(request.prompt_token_ids),
+            token_ids=list(request.given_token_ids),
         )
 
     def _validate(self, request: Request) -> None:
-        prompt, sampling = request.prompt_token_ids, request.sampling
-        num_tokens, limits = len(prompt), self.limits
+        given, sampling = request.given_token_ids, request.sampling
+        num_tokens, limits = len(given), self.limits
         if not 0 < num_tokens < limits.model_context_tokens:
             raise InvalidRequestError(
                 "prompt", f"{num_tokens} tokens", f"1 to {limits.model_context_tokens - 1} tokens"
@@ -116,8 +117,8 @@ class Intake:
                 f"{num_tokens} tokens, {num_blocks} blocks",
                 f"at most the pool's {limits.pool_blocks} blocks",
             )
-        if not 0 <= min(prompt) <= max(prompt) < self.card.vocab_size:
-            wrong = next(token for token in prompt if not 0 <= token < self.card.vocab_size)
+        if not 0 <= min(given) <= max(given) < self.card.vocab_size:
+            wrong = next(token for token in given if not 0 <= token < self.card.vocab_size)
             raise InvalidRequestError("token_ids.ids", wrong, f"0 to {self.card.vocab_size - 1}")
         if sampling.max_tokens < 1:
             raise InvalidRequestError("sampling.max_tokens", sampling.max_tokens, "at least 1")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from memserve_jax.core.errors import InvalidRequestError
 from memserve_jax.core.text_stream import TextStream
 from memserve_jax.core.types import FinishReason, SamplingParams
 
@@ -39,6 +40,24 @@ class Answer:
         self._stops = sampling.stop
         self._stream = stream
         self._held = ""
+
+    def resume(self, token_ids: Sequence[int]) -> None:
+        """Takes the tokens of an answer that broke off; what they show has been shown.
+
+        Raises:
+          InvalidRequestError: it ended with one of them.
+        """
+        for index, token_id in enumerate(token_ids):
+            if self.num_tokens + 1 >= self.max_tokens:
+                raise InvalidRequestError(
+                    "resume.token_ids",
+                    f"{len(token_ids)} tokens",
+                    f"fewer than {self.max_tokens}: as many as the answer may have",
+                )
+            if self.push(token_id).finish_reason is not None:
+                raise InvalidRequestError(
+                    f"resume.token_ids[{index}]", token_id, "a token that does not end the answer"
+                )
 
     def push(self, token_id: int) -> Piece:
         """Takes the next token; returns the text to show and whether the answer ended."""

@@ -113,7 +113,7 @@ class Pipeline:
             if sequence.phase is Phase.PREFILLING:
                 if sequence.queue_s is None:
                     sequence.queue_s = now_s - sequence.arrival_s
-                left = sequence.num_prompt - sequence.num_computed
+                left = sequence.num_given - sequence.num_computed
                 num_prompt_tokens += max(0, min(left, chunk.num_tokens))
         self.num_prompt_tokens += num_prompt_tokens
         if self._runner.decodes and all(chunk.num_tokens == 1 for chunk in chunks):

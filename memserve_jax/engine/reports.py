@@ -9,6 +9,7 @@ from memserve_jax.engine.sequence import Sequence
 
 def grown(sequence: Sequence, token: NewToken, piece: Piece, index: int) -> Tokens:
     """Returns the event of an answer's token number `index`, after which `sequence` stands."""
+    is_first = index == len(sequence.request.resumed_token_ids)
     return Tokens(
         request_id=sequence.request_id,
         first_index=index,
@@ -18,7 +19,8 @@ def grown(sequence: Sequence, token: NewToken, piece: Piece, index: int) -> Toke
         top_logprobs=None if token.top_logprobs is None else (token.top_logprobs,),
         finish_reason=piece.finish_reason,
         usage=None if piece.finish_reason is None else _usage(sequence),
-        queue_s=None if index else sequence.queue_s,
+        queue_s=sequence.queue_s if is_first else None,
+        cached_tokens=_cached_tokens(sequence) if is_first else None,
     )
 
 
@@ -57,9 +59,14 @@ def moved(sequence: Sequence, num_blocks: int, num_bytes: int) -> PrefillDone:
     )
 
 
+def _cached_tokens(sequence: Sequence) -> int:
+    """Of the prompt: what was answered before may have been cached as well."""
+    return min(sequence.cached_tokens or 0, sequence.num_prompt)
+
+
 def _usage(sequence: Sequence) -> Usage:
     return Usage(
         prompt_tokens=sequence.num_prompt,
-        cached_tokens=sequence.cached_tokens or 0,
+        cached_tokens=_cached_tokens(sequence),
         completion_tokens=sequence.answer.num_tokens,
     )

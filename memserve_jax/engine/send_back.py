@@ -59,7 +59,7 @@ class SendBacks:
         """
         assert sequence.peer is not None and sequence.lease is not None
         size = self._block_size_tokens
-        first_block, end_block = sequence.num_prompt // size, len(sequence.history) // size
+        first_block, end_block = sequence.num_given // size, len(sequence.history) // size
         if not self._caching.sends_back or end_block <= first_block:
             return
         self._queued.append(

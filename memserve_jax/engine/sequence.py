@@ -74,6 +74,16 @@ class Sequence:
         return len(self.request.prompt_token_ids)
 
     @property
+    def num_given(self) -> int:
+        """Tokens that came with the request: its prompt, and what was answered before."""
+        return self.num_prompt + len(self.request.resumed_token_ids)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a token has been sampled for it, here or by its peer."""
+        return len(self.token_ids) > self.num_given
+
+    @property
     def num_tokens(self) -> int:
         """Tokens so far, an unread one included."""
         return len(self.token_ids) + self.num_unread
@@ -87,7 +97,7 @@ class Sequence:
     def max_kv_tokens(self) -> int:
         """Most tokens of KV it can come to need: the last token of an answer has none."""
         if self.duty is Duty.PREFILL:
-            return self.num_prompt
+            return self.num_given
         return self.num_prompt + self.answer.max_tokens - 1
 
     @property
@@ -98,8 +108,9 @@ class Sequence:
     @property
     def wants_step(self) -> bool:
         """Whether another token is wanted, as far as counting can tell."""
-        wanted = 1 if self.duty is Duty.PREFILL else self.answer.max_tokens
-        return self.num_tokens - self.num_prompt < wanted
+        if self.duty is Duty.PREFILL:
+            return self.num_tokens == self.num_given
+        return self.num_tokens - self.num_prompt < self.answer.max_tokens
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -30,6 +30,8 @@ MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_KEY_CHARACTERS = 256  # of session_id and cache_salt
 
+ATTEMPT = "~"  # between a request's id and the number of an attempt after the first
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _REASON_TO_MESSAGE = {
     FinishReason.STOP: pb.STOP,
@@ -105,12 +107,13 @@ def to_request(
             "stop_token_ids: this model directory has no tokenizer",
         )
     prompt = _prompt(message, card, tokenizer, limits)
-    room = limits.context_tokens - len(prompt)
+    sampling = _sampling(message.sampling, card, limits.context_tokens - len(prompt))
     return Request(
-        request_id=RequestId(request_id),
+        request_id=attempt_id(request_id, message.resume.attempt),
         session_id=message.session_id,
         prompt_token_ids=prompt,
-        sampling=_sampling(message.sampling, card, room),
+        resumed_token_ids=_resumed(message.resume, card, sampling),
+        sampling=sampling,
         cache_salt=message.cache_salt,
         priority=message.priority,
         fetch=_fetch_source(message.route),
@@ -128,7 +131,7 @@ def to_message(request: Request, route: pb.RouteInfo | None = None) -> pb.Genera
     """Returns `request` as sent to an instance: token ids, every sampling field set."""
     sampling = request.sampling
     message = pb.GenerateRequest(
-        request_id=request.request_id,
+        request_id=client_id(request.request_id),
         session_id=request.session_id,
         token_ids=pb.TokenIds(ids=request.prompt_token_ids),
         sampling=pb.SamplingParams(
@@ -151,7 +154,24 @@ def to_message(request: Request, route: pb.RouteInfo | None = None) -> pb.Genera
     )
     if route is not None:
         message.route.CopyFrom(route)
+    attempt = int(request.request_id.partition(ATTEMPT)[2] or 0)
+    if attempt or request.resumed_token_ids:
+        resume = pb.Resume(token_ids=request.resumed_token_ids, attempt=attempt)
+        message.resume.CopyFrom(resume)
     return message
+
+
+def attempt_id(request_id: str, attempt: int) -> RequestId:
+    """Returns what attempt number `attempt` (0: the first) at a client's request is called.
+
+    An instance may still hold an earlier attempt: no client's id looks like one of a later.
+    """
+    return RequestId(f"{request_id}{ATTEMPT}{attempt}" if attempt else request_id)
+
+
+def client_id(request_id: str) -> str:
+    """Returns the request's id as its client knows it, whichever attempt this is."""
+    return request_id.partition(ATTEMPT)[0]
 
 
 def reason_to_message(reason: FinishReason | None) -> Any:  # an enum, which beartype cannot read
@@ -238,6 +258,15 @@ def _prompt(
     if field != "token_ids":
         _check_tokens(prompt, field, card.vocab_size)
     return tuple(prompt)
+
+
+def _resumed(message: pb.Resume, card: ModelCard, sampling: SamplingParams) -> tuple[int, ...]:
+    token_ids = tuple(message.token_ids)
+    _check_tokens(token_ids, "resume.token_ids", card.vocab_size)
+    if token_ids and len(token_ids) >= sampling.max_tokens:
+        allowed = f"fewer than max_tokens, {sampling.max_tokens}"
+        raise InvalidRequestError("resume.token_ids", f"{len(token_ids)} tokens", allowed)
+    return token_ids
 
 
 def _chat(chat: pb.ChatMessages) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
 from memserve_jax.core.types import InstanceId, RequestId
 from memserve_jax.engine.events import FirstToken, PrefillDone, Tokens, TopLogprobs
 from memserve_jax.proto import memserve_pb2 as pb
-from memserve_jax.proto.convert import reason_from_message, reason_to_message
+from memserve_jax.proto.convert import client_id, reason_from_message, reason_to_message
 
 
 class AnswerTiming:
@@ -41,7 +41,7 @@ class AnswerTiming:
 def tokens_to_message(tokens: Tokens) -> pb.GenerateResponse:
     """Returns `tokens` for the wire, without timing."""
     message = pb.GenerateResponse(
-        request_id=tokens.request_id,
+        request_id=client_id(tokens.request_id),
         token_ids=tokens.token_ids,
         first_index=tokens.first_index,
         logprobs=tokens.logprobs or (),
@@ -49,6 +49,9 @@ def tokens_to_message(tokens: Tokens) -> pb.GenerateResponse:
         finish_reason=reason_to_message(tokens.finish_reason),
         top_logprobs=[_top_to_message(top) for top in tokens.top_logprobs or ()],
     )
+    if tokens.queue_s is not None:
+        begun = pb.Begun(cached_tokens=tokens.cached_tokens, queue_s=tokens.queue_s)
+        message.begun.CopyFrom(begun)
     if tokens.usage is not None:
         message.usage.CopyFrom(
             pb.Usage(

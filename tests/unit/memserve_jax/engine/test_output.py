@@ -49,6 +49,23 @@ def test_eos_ends_an_answer_and_shows_nothing():
     assert answer.num_tokens == 3
 
 
+@given(st.lists(st.sampled_from(["a", "ab", "ba", "é"]), min_size=2, max_size=8), st.data())
+def test_a_resumed_answer_shows_the_rest(pieces, data):
+    shown, whole = run(pieces, stop=("aba",))
+    num_given = data.draw(st.integers(0, max(0, whole.num_tokens - 1)))
+    rest = Answer(
+        SamplingParams(stop=("aba",)),
+        eos_token_ids=frozenset({EOS}),
+        max_tokens=100,
+        stream=WordStream(["", *pieces]),
+    )
+    rest.resume(range(1, num_given + 1))
+    assert rest.num_tokens == num_given
+    texts = [rest.push(token).text for token in range(num_given + 1, whole.num_tokens + 1)]
+    assert texts == shown[num_given:]
+    assert rest.finish_reason is whole.finish_reason
+
+
 def test_ignore_eos_ignores_eos_only():
     shown, answer = run(["a", "b"], eos_at=2, ignore_eos=True)
     assert shown == ["a", "", "b"]

@@ -263,3 +263,33 @@ def test_stop_strings_need_a_tokenizer(tmp_path):
             limits=LIMITS,
             now_s=0.0,
         )
+
+
+def test_a_later_attempt_travels_under_a_name_of_its_own():
+    resume = pb.Resume(token_ids=[5, 6], attempt=2)
+    request = accept(pb.GenerateRequest(request_id="me", token_ids=ids(1, 2), resume=resume))
+    assert (request.request_id, request.resumed_token_ids) == ("me~2", (5, 6))
+    assert request.given_token_ids == (1, 2, 5, 6)
+    again = to_message(request)
+    assert (again.request_id, again.resume) == ("me", resume)
+    assert accept(again) == request
+    assert convert.client_id(request.request_id) == "me"
+    assert not to_message(accept(pb.GenerateRequest(text="hi"))).HasField("resume")
+    first = pb.GenerateRequest(token_ids=ids(1), resume=pb.Resume(token_ids=[5]))
+    assert to_message(accept(first)).resume == first.resume
+
+
+@pytest.mark.parametrize(
+    ("resume", "text"),
+    [
+        (pb.Resume(token_ids=[1, 300]), "resume.token_ids[1]: got 300"),
+        (pb.Resume(token_ids=[1] * 4), "fewer than max_tokens, 4"),
+    ],
+)
+def test_an_answer_goes_on_only_where_it_can(resume, text):
+    message = pb.GenerateRequest(
+        token_ids=ids(1), resume=resume, sampling=pb.SamplingParams(max_tokens=4)
+    )
+    with pytest.raises(InvalidRequestError) as caught:
+        accept(message)
+    assert text in str(caught.value)

@@ -41,6 +41,20 @@ def test_tokens_under_way_carry_neither():
     assert not message.HasField("usage")
 
 
+def test_the_first_tokens_of_an_attempt_say_how_it_began():
+    later = Tokens(
+        request_id=RequestId("me~3"),
+        first_index=7,
+        token_ids=(5,),
+        text="",
+        queue_s=0.5,
+        cached_tokens=32,
+    )
+    message = tokens_to_message(later)
+    assert message.request_id == "me"
+    assert message.begun == pb.Begun(cached_tokens=32, queue_s=0.5)
+
+
 def test_a_first_token_survives_the_wire():
     first = FirstToken(
         request_id=ME,

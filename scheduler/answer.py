@@ -1,7 +1,7 @@
 """One answer as the client sees it: every token once, in order, with the front door's times.
 
-An instance's stream is in order by itself; a request that is replayed on another instance sends
-some tokens again. Order and duplicates are told by `first_index`.
+It outlives the attempts that it is put together from: a replay is asked for what comes after the
+tokens that the client has. Order and duplicates are told by `first_index`.
 """
 
 from collections.abc import Iterable
@@ -9,24 +9,26 @@ from collections.abc import Iterable
 from memserve_jax.core.errors import MemServeError
 from memserve_jax.core.types import Request
 from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.convert import client_id
 from memserve_jax.telemetry.stream_meter import StreamMeter
 
 
 class Answer:
     """The tokens of one request, from whichever instances they come."""
 
-    def __init__(self, request: Request, *, sent_s: float, meter: StreamMeter | None = None):
-        """Starts with no token.
+    def __init__(self, request: Request, *, meter: StreamMeter | None = None):
+        """Starts with no token that the client does not have.
 
         Args:
           request: What the client asked for.
-          sent_s: When it was sent to an instance.
           meter: Told of every token that passes; None: nobody is.
         """
         self._request = request
+        self._request_id = client_id(request.request_id)
         self._meter = meter
-        self._sent_s = sent_s
-        self._token_ids: list[int] = []
+        self._sent_s = request.arrival_s
+        self._begun: pb.Begun | None = None  # of the first attempt that gave a token
+        self._token_ids: list[int] = list(request.resumed_token_ids)
         self._early: dict[int, pb.GenerateResponse] = {}  # first_index -> came before its turn
         self._last: pb.GenerateResponse | None = None
         self._first_token_s: float | None = None
@@ -45,6 +47,11 @@ class Answer:
     def last(self) -> pb.GenerateResponse | None:
         """The last message, as the client gets it; None before it has passed."""
         return self._last
+
+    def sent(self, now_s: float) -> None:
+        """Notes an attempt: what another one sent too early is of no use any more."""
+        self._early.clear()
+        self._sent_s = now_s
 
     def take(self, response: pb.GenerateResponse, now_s: float) -> Iterable[pb.GenerateResponse]:
         """Returns what can go to the client now that `response` is here, in order.
@@ -84,16 +91,27 @@ class Answer:
         )
 
     def _pass(self, message: pb.GenerateResponse, now_s: float) -> pb.GenerateResponse:
-        message.request_id = self._request.request_id
+        message.request_id = self._request_id
         self._token_ids += message.token_ids
+        if message.HasField("begun"):
+            self._begin(message.begun)
+            message.ClearField("begun")
         if self._meter is not None:
             self._meter.passed(len(message.token_ids), now_s)
-        if self._first_token_s is None and self._token_ids:
+        if self._first_token_s is None and message.token_ids:
             self._first_token_s = now_s
         if message.finish_reason != pb.FINISH_REASON_UNSPECIFIED:
             self._complete(message, now_s)
             self._last = message
         return message
+
+    def _begin(self, begun: pb.Begun) -> None:
+        """Keeps how the first attempt began: its hits and its queue are the request's."""
+        if self._begun is None:
+            waited_s = self._sent_s - self._request.arrival_s
+            self._begun = pb.Begun(
+                cached_tokens=begun.cached_tokens, queue_s=begun.queue_s + waited_s
+            )
 
     def _complete(self, message: pb.GenerateResponse, now_s: float) -> None:
         arrival_s = self._request.arrival_s
@@ -104,4 +122,8 @@ class Answer:
         message.timing.jct_s = now_s - arrival_s
         if self._meter is not None:
             self._meter.finished(now_s)
-        message.timing.queue_s += self._sent_s - arrival_s
+        if self._begun is None:
+            message.timing.queue_s += self._sent_s - arrival_s
+        else:
+            message.timing.queue_s = self._begun.queue_s
+            message.usage.cached_tokens = self._begun.cached_tokens

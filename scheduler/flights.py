@@ -64,6 +64,10 @@ class Flights:
         for instance in {route.prefill, route.decode}:
             self._sequences[instance] = self.sequences_at(instance) + 1
 
+    def recall(self, flight: Flight) -> None:
+        """Counts the request nowhere: an attempt has failed, and the next one is to depart."""
+        self._leave(flight)
+
     def prefilled(self, flight: Flight) -> None:
         """Notes the first token: the prefill instance is done. Again is the same as once."""
         if flight.work is None or flight.route is None:

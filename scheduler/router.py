@@ -1,5 +1,6 @@
 """From a request to a route, and from answers back to the global trees (paper section 6)."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,14 +28,14 @@ class Plan:
     route: Route
     prefill: Traits
     decode: Traits
-    names: BlockNames  # of the prompt's whole blocks
+    names: BlockNames  # of the whole blocks of the prompt, and of the answer before a replay
     fetch: Traits | None = None  # a peer that holds more than `prefill`
     fetch_tokens: int = 0  # what it is believed to hold
 
     @property
     def work(self) -> PrefillWork:
         """What the prefill is expected to cost."""
-        return PrefillWork.of(len(self.request.prompt_token_ids), self.route.cached_tokens)
+        return PrefillWork.of(len(self.request.given_token_ids), self.route.cached_tokens)
 
     def to_message(self) -> pb.RouteInfo:
         """Returns the route for the wire."""
@@ -75,8 +76,12 @@ class Router:
         """Requests routed so far."""
         return self._num_routed
 
-    def plan(self, request: Request) -> Plan:
+    def plan(self, request: Request, avoid: frozenset[InstanceId] = frozenset()) -> Plan:
         """Decides where `request` runs.
+
+        Args:
+          request: What was answered already is to be prefilled as if it was prompt.
+          avoid: Taken only where nothing else has the role.
 
         Raises:
           NoInstanceError: no set of live instances can serve it.
@@ -85,12 +90,13 @@ class Router:
         block_size = self._state.cluster.block_size_tokens
         if block_size is None:
             raise NoInstanceError("no instance is registered; try again later")
-        keys = block_keys(request.prompt_token_ids, block_size)
-        names = BlockNames(request.cache_salt, keys)
-        view = self._view(request, keys, names)
-        route = self._policy(request, view)
+        asked = _as_prompt(request)
+        keys = block_keys(asked.prompt_token_ids, block_size)
+        names = BlockNames(asked.cache_salt, keys)
+        view = self._view(asked, keys, names, self._routable(avoid))
+        route = self._policy(asked, view)
         self._num_routed += 1
-        source = fetch_source(request, route, view, block_size)
+        source = fetch_source(asked, route, view, block_size)
         plan = Plan(
             request=request,
             route=route,
@@ -121,9 +127,9 @@ class Router:
         if len(output_token_ids) < 2:
             return
         size = plan.decode.block_size_tokens
-        prompt = plan.request.prompt_token_ids
-        tail = [*prompt[len(plan.names) * size :], *output_token_ids[:-1]]
-        history = plan.names.followed_by(block_keys(tail, size))
+        prompt, start = plan.request.prompt_token_ids, len(plan.names) * size
+        answered = output_token_ids[max(0, start - len(prompt)) : -1]
+        history = plan.names.followed_by(block_keys([*prompt[start:], *answered], size))
         if plan.decode.caching.decode_caches:
             self._confirm(plan.decode, history)
         if plan.decode.caching.sends_back:
@@ -142,8 +148,20 @@ class Router:
             tree = self._state.trees[holder.role]
             tree.confirm(holder.instance, names.first(len(names)), self._state.clock.now_s())
 
-    def _view(self, request: Request, keys: BlockKeys, names: BlockNames) -> ClusterView:
+    def _routable(self, avoid: frozenset[InstanceId]) -> list[Member]:
         members = [member for member in self._state.cluster.members() if member.is_routable]
+        if not avoid:
+            return members
+        others = {m.traits.role for m in members if m.traits.instance not in avoid}
+        return [
+            member
+            for member in members
+            if member.traits.instance not in avoid or member.traits.role not in others
+        ]
+
+    def _view(
+        self, request: Request, keys: BlockKeys, names: BlockNames, members: Sequence[Member]
+    ) -> ClusterView:
         cost = costs(members, self._cost)
         num_tokens, block_size = len(request.prompt_token_ids), keys.block_size_tokens
         cached = {
@@ -173,3 +191,11 @@ class Router:
             sequences=self._state.loads.sequences_at(instance),
             indexed_blocks=self._state.trees.blocks_of(instance),
         )
+
+
+def _as_prompt(request: Request) -> Request:
+    """Returns `request` as it is to be prefilled: what was answered before is prompt as well."""
+    if not request.resumed_token_ids:
+        return request
+    given = request.given_token_ids
+    return dataclasses.replace(request, prompt_token_ids=given, resumed_token_ids=())

@@ -87,7 +87,7 @@ class SchedulerServer:
                 s_per_token_pair=cost.s_per_token_pair,
             ),
         )
-        self._front = FrontDoor(self.state, router, card=card, tokenizer=tokenizer)
+        self._front = FrontDoor(self.state, router, section, card=card, tokenizer=tokenizer)
         self._control = Control(
             self.state,
             router,

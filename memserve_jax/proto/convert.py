@@ -154,7 +154,7 @@ def to_message(request: Request, route: pb.RouteInfo | None = None) -> pb.Genera
     )
     if route is not None:
         message.route.CopyFrom(route)
-    attempt = int(request.request_id.partition(ATTEMPT)[2] or 0)
+    attempt = attempt_of(request.request_id)
     if attempt or request.resumed_token_ids:
         resume = pb.Resume(token_ids=request.resumed_token_ids, attempt=attempt)
         message.resume.CopyFrom(resume)
@@ -172,6 +172,11 @@ def attempt_id(request_id: str, attempt: int) -> RequestId:
 def client_id(request_id: str) -> str:
     """Returns the request's id as its client knows it, whichever attempt this is."""
     return request_id.partition(ATTEMPT)[0]
+
+
+def attempt_of(request_id: str) -> int:
+    """Returns the number of the attempt that is called so."""
+    return int(request_id.partition(ATTEMPT)[2] or 0)
 
 
 def reason_to_message(reason: FinishReason | None) -> Any:  # an enum, which beartype cannot read

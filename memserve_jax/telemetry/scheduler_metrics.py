@@ -100,6 +100,13 @@ DEPARTURES = Metric(
     meaning="Lives of instances that ended: left, restarted, silent.",
     when_bad="restarted or silent: that instance's log, its machine, its memory.",
 )
+REPLAYS = Metric(
+    name="memserve_scheduler_replays_total",
+    kind=Kind.COUNTER,
+    labels=("code",),
+    meaning="Attempts made again elsewhere, by the gRPC status that the one before ended with.",
+    when_bad="See the departures; INTERNAL: an engine failed, see the instances' logs.",
+)
 IN_FLIGHT = Metric(
     name="memserve_scheduler_requests_in_flight",
     kind=Kind.GAUGE,

@@ -46,6 +46,8 @@ def make_status(
 class FakeInstance(GenerateServiceServicer, InstanceServiceServicer):
     """Answers every request with `token_ids`, one a message, as an instance would.
 
+    A request that says what it was answered before gets the rest.
+
     Set the public attributes before a request comes:
       token_ids: The answer.
       hold_before: Token indices that wait for `go_on`, which lets one of them pass.
@@ -116,8 +118,8 @@ class FakeInstance(GenerateServiceServicer, InstanceServiceServicer):
         if self.error is not None:
             await context.abort(*self.error)
         try:
-            for index, response in enumerate(self._responses(request)):
-                if index in self.hold_before:
+            for response in self._responses(request):
+                if response.first_index in self.hold_before:
                     self.holding.set()
                     await self.go_on.wait()
                     self.holding.clear()
@@ -155,6 +157,9 @@ class FakeInstance(GenerateServiceServicer, InstanceServiceServicer):
             )
             for index, token in enumerate(self.token_ids)
         ]
+        messages = messages[len(request.resume.token_ids) :]
+        begun = pb.Begun(cached_tokens=request.route.cached_tokens, queue_s=0.25)
+        messages[0].begun.CopyFrom(begun)
         last = messages[-1]
         last.finish_reason = pb.LENGTH
         last.usage.cached_tokens = request.route.cached_tokens

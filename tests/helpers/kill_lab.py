@@ -242,8 +242,15 @@ def breakpoint_cluster(
 def kill_lab(
     golden: Golden, *, folder: pathlib.Path, overrides: Mapping[str, object] | None = None
 ) -> Iterator[KillLab]:
-    """Runs a 1p1d for strikes; see `breakpoint_cluster`. No transfer times out."""
-    merged = {"mempool.transfer_timeout_s": NEVER_S, **(overrides or {})}
+    """Runs a 1p1d for strikes; see `breakpoint_cluster`. No transfer times out.
+
+    Without replays: each strike is about one attempt, and what it leaves.
+    """
+    merged = {
+        "mempool.transfer_timeout_s": NEVER_S,
+        "scheduler.max_replays": 0,
+        **(overrides or {}),
+    }
     with breakpoint_cluster(golden, "1p1d", folder=folder, overrides=merged) as (
         cluster,
         points,

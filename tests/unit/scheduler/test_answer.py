@@ -1,5 +1,7 @@
 """Every token once, in order, whatever the order and number of the messages."""
 
+import dataclasses
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -28,8 +30,10 @@ def message(first_index: int, *token_ids: int, last: bool = False) -> pb.Generat
     )
 
 
-def answer() -> Answer:
-    return Answer(REQUEST, sent_s=10.25)
+def answer(request: Request = REQUEST) -> Answer:
+    made = Answer(request)
+    made.sent(10.25)
+    return made
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.randoms(), st.integers(0, 3))
@@ -77,3 +81,58 @@ def test_a_partial_overlap_is_refused():
     with pytest.raises(MemServeError, match="got tokens 1 to 2, next was 2"):
         list(taken.take(message(1, 6, 7), 12.0))
     assert taken.token_ids == [5, 6]
+
+
+def test_hits_and_queue_are_those_of_the_first_attempt_that_gave_a_token():
+    taken = answer()
+    taken.sent(10.5)  # the one before gave none
+    first = message(0, 5)
+    first.begun.CopyFrom(pb.Begun(cached_tokens=2, queue_s=0.5))
+    (shown,) = taken.take(first, 12.0)
+    assert not shown.HasField("begun")
+    taken.sent(13.0)
+    second = message(1, 6)
+    second.begun.CopyFrom(pb.Begun(cached_tokens=0, queue_s=7.0))
+    list(taken.take(second, 14.0))
+    end = message(2, 7, last=True)
+    end.usage.cached_tokens = 0
+    (last,) = taken.take(end, 15.0)
+    assert (last.usage.cached_tokens, last.usage.completion_tokens) == (2, 3)
+    timing = last.timing
+    assert (timing.queue_s, timing.ttft_s, timing.jct_s) == (1.0, 2.0, 5.0)
+
+
+def test_what_the_client_brought_along_counts_and_is_not_sent_again():
+    request = dataclasses.replace(REQUEST, request_id=RequestId("r~1"), resumed_token_ids=(5, 6))
+    taken = answer(request)
+    (last,) = taken.take(message(2, 7, last=True), 12.0)
+    assert (last.request_id, last.usage.completion_tokens) == ("r", 3)
+    assert last.timing.ttft_s == 2.0 and taken.token_ids == [5, 6, 7]
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 3), max_size=4), min_size=1, max_size=4),
+    st.randoms(use_true_random=False),
+)
+def test_attempts_that_break_off_anywhere_make_one_answer(attempts, rng):
+    """Each attempt starts where the client is, sends some in any order and with repeats, dies."""
+    taken, seen = answer(), []
+    for sizes in attempts:
+        taken.sent(11.0)
+        index, messages = len(taken.token_ids), []
+        for size in sizes:
+            messages.append(message(index, *range(index, index + size)))
+            index += size
+        kept = [each for each in messages if rng.random() < 0.8]  # the others are lost with it
+        kept += [rng.choice(kept) for _ in range(2) if kept]
+        rng.shuffle(kept)
+        for each in kept:
+            copy = pb.GenerateResponse()
+            copy.CopyFrom(each)
+            seen += taken.take(copy, 12.0)
+    taken.sent(13.0)
+    index = len(taken.token_ids)
+    seen += taken.take(message(index, index, last=True), 14.0)
+    assert [token for each in seen for token in each.token_ids] == list(range(index + 1))
+    assert "".join(each.text for each in seen) == "".join(f"<{i}>" for i in range(index + 1))
+    assert seen[-1].usage.completion_tokens == index + 1

@@ -172,7 +172,7 @@ def test_an_instances_error_keeps_its_code(code):
 
 def test_an_instance_that_says_unavailable_is_named_and_stays_routable():
     async def scenario():
-        async with FakeInstance("c0") as fake, scheduling(fake) as running:
+        async with FakeInstance("c0") as fake, scheduling(fake, replay_wait_s=0) as running:
             fake.error = Code.UNAVAILABLE, "not now"
             code, text = await failure(running.answer(prompt(1)))
             assert code is Code.UNAVAILABLE and text.startswith("instance c0 at 127.0.0.1:")
@@ -186,7 +186,7 @@ def test_an_instance_that_says_unavailable_is_named_and_stays_routable():
 
 def test_a_dead_instance_is_avoided_until_it_is_heard_again():
     async def scenario():
-        async with FakeInstance("c0") as c0, scheduling(c0) as running:
+        async with FakeInstance("c0") as c0, scheduling(c0, replay_wait_s=0) as running:
             await c0.die()
             code, text = await failure(running.answer(prompt(1)))
             assert code is Code.UNAVAILABLE and "instance c0" in text
@@ -212,7 +212,7 @@ def test_a_dead_prefill_instance_is_found_behind_the_decode_instance():
             fakes[0] as p0,
             fakes[1] as p1,
             fakes[2] as d0,
-            scheduling(p0, p1, d0, policy="round_robin") as running,
+            scheduling(p0, p1, d0, policy="round_robin", max_replays=0) as running,
         ):
             await p0.die()
             d0.error = Code.UNAVAILABLE, "p0 cannot be reached"
@@ -226,9 +226,9 @@ def test_a_dead_prefill_instance_is_found_behind_the_decode_instance():
     in_loop(scenario())
 
 
-def test_an_instance_that_dies_mid_stream_ends_the_answer():
+def test_the_only_instance_that_dies_mid_stream_ends_the_answer():
     async def scenario():
-        async with FakeInstance("c0") as fake, scheduling(fake) as running:
+        async with FakeInstance("c0") as fake, scheduling(fake, replay_wait_s=0) as running:
             fake.hold_before = {1}
             call = running.generate.Generate(prompt(1), timeout=20)
             await call.read()
@@ -242,7 +242,7 @@ def test_an_instance_that_dies_mid_stream_ends_the_answer():
 
 def test_a_silent_instance_counts_as_dead():
     async def scenario():
-        async with FakeInstance("c0") as fake, scheduling(fake) as running:
+        async with FakeInstance("c0") as fake, scheduling(fake, replay_wait_s=0) as running:
             fake.hold_before = {1}
             call = running.generate.Generate(prompt(1), timeout=20)
             await call.read()

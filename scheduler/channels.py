@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import grpc.aio
 
+from memserve_jax.core.credentials import PLAIN, Credentials
 from memserve_jax.proto.memserve_pb2_grpc import GenerateServiceStub, InstanceServiceStub
 from memserve_jax.proto.server import open_channel
 
@@ -23,15 +24,21 @@ class Line:
 class Channels:
     """Lines by target. Lives in the asyncio loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: Credentials = PLAIN):
+        """`credentials` are those of this process."""
+        self._credentials = credentials
         self._lines: dict[str, Line] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def to(self, target: str) -> Line:
-        """Returns the line to `target` (HOST:PORT), opened if it was not."""
+        """Returns the line to `target` (HOST:PORT), opened if it was not.
+
+        Raises:
+          ConfigError: it may not be called in plain text.
+        """
         line = self._lines.get(target)
         if line is None:
-            channel = open_channel(target)
+            channel = open_channel(target, self._credentials)
             # The stubs' hints know sync channels only; aio ones fit as well.
             line = self._lines[target] = Line(
                 channel,

@@ -14,6 +14,7 @@ import grpc.aio
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.config import Config
 from memserve_jax.core.cost_model import CostModel
+from memserve_jax.core.credentials import credentials_of
 from memserve_jax.core.model_card import ModelCard
 from memserve_jax.core.tokenizer import Tokenizer
 from memserve_jax.proto import memserve_pb2 as pb
@@ -69,15 +70,19 @@ class SchedulerServer:
         """Listens to nothing yet.
 
         Args:
-          config: `host`, `port` and the `scheduler` section are used.
+          config: `host`, `port` and the sections `scheduler` and `security` are used.
           card: The model's ids, limits and sampling defaults.
           tokenizer: The model's.
           clock: Of heartbeats, trees and the times reported.
           metrics: Shows what is counted here; None: nobody does. Not this server's to close.
+
+        Raises:
+          ConfigError: a file of certificates or keys that cannot be used.
         """
         self._config = config
+        self._credentials = credentials_of(config.security)
         section, cost = config.scheduler, config.scheduler.cost
-        self.state = make_state(section, clock, model=card.name)
+        self.state = make_state(section, clock, model=card.name, credentials=self._credentials)
         router = Router(
             self.state,
             policy=POLICIES[section.policy],
@@ -104,14 +109,15 @@ class SchedulerServer:
         """Listens, and returns the port.
 
         Raises:
-          ConfigError: the port is in use, or the host is not of this machine.
+          ConfigError: the port is in use, the host is not of this machine, or others could
+            reach it in plain text.
         """
-        check_address(self._config.host, self._config.port)
-        server = make_server()
+        check_address(self._config.host, self._config.port, self._credentials)
+        server = make_server(credentials=self._credentials)
         add_GenerateServiceServicer_to_server(self._front, server)
         add_ControlServiceServicer_to_server(self._control, server)
         health = await add_standard_services(server, (GENERATE, CONTROL))
-        port = bind(server, self._config.host, self._config.port)
+        port = bind(server, self._config.host, self._config.port, self._credentials)
         await server.start()
         await health.set(CONTROL, serving=True)
         watch = asyncio.create_task(self._watch_heartbeats())

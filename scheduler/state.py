@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.config import SchedulerSection
+from memserve_jax.core.credentials import PLAIN, Credentials
 from memserve_jax.telemetry.metric import Kind
 from memserve_jax.telemetry.scheduler_metrics import DEPARTURES, SCHEDULER_METRICS
 from memserve_jax.telemetry.tally import Tally
@@ -36,7 +37,9 @@ class State:
         self.flights.check()
 
 
-def make_state(section: SchedulerSection, clock: Clock, *, model: str) -> State:
+def make_state(
+    section: SchedulerSection, clock: Clock, *, model: str, credentials: Credentials = PLAIN
+) -> State:
     """Returns the state of a scheduler of `model` that has heard of nobody.
 
     When a life of an instance is over, all that was known of it goes, and the requests that
@@ -45,7 +48,7 @@ def make_state(section: SchedulerSection, clock: Clock, *, model: str) -> State:
     flights = Flights(max_in_flight=section.max_in_flight)
     trees = PromptTrees(ttl_s=section.prompt_tree_ttl_s, max_blocks=section.prompt_tree_blocks)
     loads = LoadTable(flights)
-    channels = Channels()
+    channels = Channels(credentials)
     tally = Tally(metric for metric in SCHEDULER_METRICS.values() if metric.kind is not Kind.GAUGE)
 
     def left(traits: Traits, departure: Departure) -> None:

@@ -12,26 +12,20 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import grpc
-
 from memserve_jax.bench.conversation import Conversation
 from memserve_jax.bench.metrics import RequestRecord, Spread, spread
 from memserve_jax.bench.stream import send
 from memserve_jax.bench.workload import Session
 from memserve_jax.core.clock import Clock, SystemClock
+from memserve_jax.core.credentials import PLAIN, Credentials
 from memserve_jax.core.errors import MemServeError
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto import memserve_pb2_grpc as pb_grpc
+from memserve_jax.proto.server import open_channel
 
 LAG_TICK_S = 0.02
 MAX_CLIENT_CPU = 0.9  # of one core: beyond it the client distorts what it measures
 MAX_LAG_OF_TTFT = 0.1
-
-_CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 
 class TargetError(MemServeError):
@@ -43,6 +37,7 @@ class LoadPlan:
     """How to play a workload. Exactly one of `concurrency` and `arrivals_s` is set."""
 
     target: str  # HOST:PORT
+    credentials: Credentials = PLAIN  # shown there
     concurrency: int | None = None  # closed loop: sessions at a time
     arrivals_s: Iterator[float] | None = None  # open loop: when each session starts
     duration_s: float | None = None  # no request starts later than this; None: no limit
@@ -208,7 +203,7 @@ class _Since:
 
 @asynccontextmanager
 async def _connected(plan: LoadPlan) -> AsyncIterator[pb_grpc.GenerateServiceStub]:
-    async with grpc.aio.insecure_channel(plan.target, options=_CHANNEL_OPTIONS) as channel:
+    async with open_channel(plan.target, plan.credentials) as channel:
         try:
             await asyncio.wait_for(channel.channel_ready(), plan.connect_timeout_s)
         except TimeoutError:

@@ -20,6 +20,7 @@ from memserve_jax.bench.workload import (
     repeat,
     take,
 )
+from memserve_jax.core.credentials import PLAIN, Credentials
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.tokenizer import load_tokenizer
 
@@ -32,6 +33,7 @@ class ServeOptions:
     """The options of the command, by their own names; ranges are checked by the command."""
 
     target: str
+    credentials: Credentials = PLAIN
     concurrency: int | None = None
     rate: float | None = None  # requests a second
     num_requests: int | None = None
@@ -133,6 +135,7 @@ def build_plan(options: ServeOptions, workload: Workload) -> LoadPlan:
         )
     return LoadPlan(
         target=options.target,
+        credentials=options.credentials,
         concurrency=None if arrivals_s else options.concurrency or DEFAULT_CONCURRENCY,
         arrivals_s=arrivals_s,
         duration_s=options.duration_s,

@@ -11,6 +11,8 @@ from memserve_jax.bench.lengths import ALLOWED
 from memserve_jax.bench.load import LoadResult
 from memserve_jax.bench.metrics import RequestRecord, Summary, summarize
 from memserve_jax.cli.bench_options import check_folders, load_plot, progress_bar, write_json
+from memserve_jax.cli.credential_options import given_credentials
+from memserve_jax.cli.options import target_option
 from memserve_jax.core.errors import MemServeError
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(serve.ServeOptions)}
@@ -70,7 +72,7 @@ def _with_options(function: Any) -> Any:
 
 
 @click.command("serve")
-@click.option("--target", default="127.0.0.1:50051", show_default=True, help="HOST:PORT.")
+@target_option
 @_with_options
 @click.option("--json", "json_path", help="Write everything as JSON; - is stdout.")
 @click.option("--plot", "plot_path", help="Write a PNG (needs the extra `plot`).")
@@ -82,7 +84,7 @@ def command(json_path: str | None, plot_path: str | None, **values: Any) -> None
     """
     plot = load_plot("memserve_jax.bench.plot") if plot_path else None
     check_folders(json_path, plot_path)
-    options = serve.ServeOptions(**values)
+    options = serve.ServeOptions(**values, credentials=given_credentials())
     workload = serve.build_workload(options)
     result = _measure(options, workload)
     summary = summarize(result.records, options.objective)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from memserve_jax.cli.credential_options import connect
 from memserve_jax.cli.options import client_options, sampling_options, target_option, usage_errors
 from memserve_jax.client import Client
 
@@ -21,7 +22,7 @@ def command(target: str, session_id: str | None, system: str | None, **options: 
     sampling = client_options(options)
     sampling["session_id"] = session_id or uuid.uuid4().hex
     messages = [{"role": "system", "content": system}] if system else []
-    with usage_errors(), Client(target) as client:
+    with usage_errors(), connect(target) as client:
         while (line := _read_line()) is not None:
             if not line.strip():
                 continue

@@ -2,8 +2,8 @@
 
 import click
 
+from memserve_jax.cli.credential_options import connect
 from memserve_jax.cli.options import target_option
-from memserve_jax.client import Client
 
 
 @click.command()
@@ -20,6 +20,6 @@ from memserve_jax.client import Client
 @click.option("--force", is_flag=True, help="Even if it is the last of its role.")
 def command(name: str, target: str, timeout: float, force: bool) -> None:
     """Take instance NAME out: no new requests, those it has finish, then it leaves."""
-    with Client(target) as client:
+    with connect(target) as client:
         client.drain(name, timeout_s=timeout, force=force)
     click.echo(f"drained {name}")

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from memserve_jax.cli.credential_options import connect
 from memserve_jax.cli.options import client_options, sampling_options, target_option, usage_errors
-from memserve_jax.client import Answer, Chunk, Client, ClientError
+from memserve_jax.client import Answer, Chunk, ClientError
 from memserve_jax.client.answer import join
 from memserve_jax.core.types import FinishReason
 
@@ -27,7 +28,7 @@ def command(
 ) -> None:
     """Stream the answer to PROMPT (`-`: standard input, UTF-8, as it is)."""
     text, ids = _prompt(prompt, token_ids)
-    with usage_errors(), Client(target) as client:
+    with usage_errors(), connect(target) as client:
         chunks = client.stream(text, token_ids=ids, **client_options(options))
         answer = join(chunks if as_json else _echoed(chunks))
     if as_json:

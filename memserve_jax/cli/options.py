@@ -6,14 +6,16 @@ from typing import Any
 
 import click
 
+from memserve_jax.cli.credential_options import credential_options
+
 TARGET = "127.0.0.1:50051"
 
 
 def target_option(function: Any) -> Any:
-    """Adds `--target`."""
+    """Adds `--target`, and what is to be shown there; see `credential_options.connect`."""
     return click.option(
         "--target", default=TARGET, show_default=True, metavar="HOST:PORT", help="The server."
-    )(function)
+    )(credential_options(function))
 
 
 def sampling_options(function: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import click
 
-from memserve_jax.cli.server_options import supervisor_option
+from memserve_jax.cli.server_options import insecure_option, supervisor_option
 from memserve_jax.core.config import load_config
 from memserve_jax.launch.lifeline import end_with_parent
 from scheduler.process import run
@@ -14,6 +14,7 @@ from scheduler.process import run
 @click.option("--model", help="Model directory: its tokenizer and limits are used.")
 @click.option("--host", help="Address to listen on (127.0.0.1).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port (50051); 0 picks one.")
+@insecure_option
 @supervisor_option
 def command(
     path: str | None,
@@ -21,6 +22,7 @@ def command(
     model: str | None,
     host: str | None,
     port: int | None,
+    insecure: bool | None,
     supervisor_pid: int | None,
 ) -> None:
     """Route requests to the instances that register here.
@@ -30,5 +32,5 @@ def command(
     """
     if supervisor_pid is not None:
         end_with_parent(supervisor_pid)
-    flags = {"model.path": model, "host": host, "port": port}
+    flags = {"model.path": model, "host": host, "port": port, "security.insecure": insecure}
     run(load_config(path, overrides=overrides, flags=flags), click.echo)

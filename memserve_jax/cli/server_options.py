@@ -12,7 +12,10 @@ import rich.progress
 from memserve_jax.core.config import Config, load_config
 from memserve_jax.core.types import CachingMode
 
-_DOTTED = {"model": "model.path"}  # an option's config key, where the names differ
+_DOTTED = {  # an option's config key, where the names differ
+    "model": "model.path",
+    "insecure": "security.insecure",
+}
 
 
 def config_options(function: Any) -> Any:
@@ -36,10 +39,18 @@ def config_options(function: Any) -> Any:
                 help=f"{', '.join(CachingMode)}. [default: on, or pd_caching_3 with NpMd]",
             ),
             click.option("--tp", type=int, help="Devices an instance. [default: 1]"),
+            insecure_option,
         ]
     ):
         function = option(function)
     return function
+
+
+def insecure_option(function: Any) -> Any:
+    """Adds `--insecure`; None where it is not given, so that the file decides."""
+    return click.option(
+        "--insecure", is_flag=True, default=None, help="Plain text on other than loopback too."
+    )(function)
 
 
 def supervisor_option(function: Any) -> Any:

@@ -10,8 +10,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from memserve_jax.cli.credential_options import connect
 from memserve_jax.cli.options import target_option
-from memserve_jax.client import Client
 from memserve_jax.proto import memserve_pb2 as pb
 
 _COLUMNS = (
@@ -51,7 +51,7 @@ def command(target: str, watch: bool, as_json: bool, interval: float) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPED_WIDTH)
-    with Client(target) as client:
+    with connect(target) as client:
         if not watch:
             reply = client.status()
             if as_json:

@@ -10,30 +10,34 @@ import grpc
 from memserve_jax.client.answer import Answer, Chunk, join, to_chunk
 from memserve_jax.client.errors import ClientError
 from memserve_jax.client.request import Prompt, build_request
+from memserve_jax.core.credentials import PLAIN, Credentials
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto import memserve_pb2_grpc as stubs
+from memserve_jax.proto.tls import open_blocking_channel, with_bearer
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", 16 << 20),
-    ("grpc.max_send_message_length", 16 << 20),
-    ("grpc.use_local_subchannel_pool", 1),  # a restarted server is dialled afresh
-)
 _CONTROL_TIMEOUT_S = 10.0
 
 
 class Client:
     """Calls on one server. Any thread may use it; `close` it, or use `with`."""
 
-    def __init__(self, target: str, *, timeout_s: float | None = None):
+    def __init__(
+        self, target: str, *, timeout_s: float | None = None, credentials: Credentials = PLAIN
+    ):
         """Connects when first used.
 
         Args:
           target: HOST:PORT.
           timeout_s: Deadline of each answer where the call gives none; None: no deadline.
+          credentials: What `client_credentials` makes; certificates are read now, once.
+
+        Raises:
+          ConfigError: another machine, in plain text, which the credentials do not allow.
         """
         self.target = target
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        self._credentials = credentials
+        self._channel = open_blocking_channel(target, credentials)
         self._generate: Any = stubs.GenerateServiceStub(self._channel)
         self._control: Any = stubs.ControlServiceStub(self._channel)
         self._instance: Any = stubs.InstanceServiceStub(self._channel)
@@ -156,7 +160,8 @@ class Client:
         self, request: pb.GenerateRequest, timeout_s: float | None
     ) -> Generator[Chunk, None, None]:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        call = self._generate.Generate(request, timeout=timeout_s)
+        metadata = with_bearer(self._credentials)
+        call = self._generate.Generate(request, timeout=timeout_s, metadata=metadata)
         try:
             for message in call:
                 yield to_chunk(message)
@@ -167,7 +172,7 @@ class Client:
 
     def _call(self, method: Any, request: Any, timeout_s: float) -> Any:
         try:
-            return method(request, timeout=timeout_s)
+            return method(request, timeout=timeout_s, metadata=with_bearer(self._credentials))
         except grpc.RpcError as error:
             raise self._error(error) from None
 

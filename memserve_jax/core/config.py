@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from memserve_jax.core.errors import ConfigError
+from memserve_jax.core.security_section import SecuritySection
 from memserve_jax.core.telemetry_sections import MetricsSection
 from memserve_jax.core.types import CachingMode, Role
 
@@ -131,6 +132,7 @@ class Config:
     mempool: MemPoolSection = MemPoolSection()
     engine: EngineSection = EngineSection()
     scheduler: SchedulerSection = SchedulerSection()
+    security: SecuritySection = SecuritySection()
     metrics: MetricsSection = MetricsSection()
     topology: str = "colocated"  # colocated | 2c | NpMd; ignored where `instances` is given
     instances: tuple[InstanceSection, ...] = ()

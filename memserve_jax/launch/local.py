@@ -9,6 +9,7 @@ import logging
 
 from memserve_jax.core.clock import Clock, SystemClock
 from memserve_jax.core.config import Config, to_mapping
+from memserve_jax.core.credentials import credentials_of
 from memserve_jax.core.types import InstanceId, Role
 from memserve_jax.engine.engine import Engine
 from memserve_jax.engine.intake import context_limit
@@ -156,12 +157,13 @@ class LocalCluster:
 
     async def _start_instances(self, recipe: Recipe, progress: Progress | None) -> None:
         bundles = await asyncio.to_thread(load_bundles, recipe, self.plan.instances)
+        credentials = credentials_of(recipe.config.security)
         situation = Situation(
             section=recipe.config.mempool, clock=recipe.clock, host=LOOPBACK, fabric=self._fabric
         )
         built: list[tuple[EngineParts, Peers]] = []
         for index, plan in enumerate(self.plan.instances):
-            peers = Peers()
+            peers = Peers(credentials)
             links = make_links(plan.role, peers, situation)
             self._links.append(links)
             waiting = self.plan.instances[index:]

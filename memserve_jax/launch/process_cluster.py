@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from memserve_jax.core.config import Config, to_mapping
+from memserve_jax.core.credentials import credentials_of
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.launch.child import ChildCommand
 from memserve_jax.launch.huge_pages import with_huge_pages
@@ -39,8 +40,8 @@ async def launch_processes(config: Config) -> Supervisor:
     """
     refuse_unless_supported()
     plan = plan_cluster(config)
-    check_address(config.host, config.port)
     check_metrics_ports(config, len(plan.instances))
+    check_address(config.host, config.port, credentials_of(config.security))
     _log.info("config: %s", to_mapping(config))
     environment = with_huge_pages(os.environ)
     machine = await probe_machine(environment)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from memserve_jax.core.clock import SystemClock
 from memserve_jax.core.config import Config, to_mapping
+from memserve_jax.core.credentials import Credentials, credentials_of
 from memserve_jax.core.errors import MemServeError
 from memserve_jax.core.types import Role
 from memserve_jax.engine.intake import context_limit
@@ -74,12 +75,12 @@ class SoloInstance:
         facts = read_model_facts(config)
         context_limit(config.engine, facts.card)
         _log.info("config: %s", to_mapping(config))
-        check_address(config.host, config.port)
+        credentials = _checked(config, schedulers)
         async with contextlib.AsyncExitStack() as undo:
             metrics = MetricsEndpoint(config.metrics)
             undo.push_async_callback(metrics.close)
             recipe = open_recipe(config, plan, facts, SystemClock(), job)
-            peers = Peers()
+            peers = Peers(credentials)
             situation = Situation(
                 section=config.mempool, clock=recipe.clock, host=config.host, job=job
             )
@@ -148,3 +149,12 @@ async def _build(
     if recipe.config.engine.warm_up:
         await warm_up([parts], progress)
     return parts
+
+
+def _checked(config: Config, schedulers: Sequence[str]) -> Credentials:
+    """Returns the credentials, once every address is found good: before what takes long."""
+    credentials = credentials_of(config.security)
+    check_address(config.host, config.port, credentials)
+    for target in schedulers:
+        credentials.check_target(target)
+    return credentials

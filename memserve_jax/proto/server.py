@@ -19,19 +19,17 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_health.v1.health import aio as health_aio  # pyright: ignore[reportAttributeAccessIssue]
 from grpc_reflection.v1alpha import reflection
 
+from memserve_jax.core.credentials import PLAIN, Credentials
 from memserve_jax.core.errors import ConfigError
+from memserve_jax.core.security_section import SecuritySection
+from memserve_jax.proto.access import AccessInterceptor
 from memserve_jax.proto.malformed import explain
+from memserve_jax.proto.secure_channel import SecureChannel
+from memserve_jax.proto.tls import channel_options, channel_tls, server_tls
 
 LOOPBACK = "127.0.0.1"
 ANY_HOST = ("0.0.0.0", "::", "")
-MAX_MESSAGE_BYTES = 16 << 20  # a prompt of a million tokens fits; KV never travels in messages
-
-_LIMITS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-)
 _SERVER_OPTIONS = (
-    *_LIMITS,
     ("grpc.so_reuseport", 0),  # else a second server on the port would share it in silence
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -39,7 +37,6 @@ _SERVER_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
 )
 _CHANNEL_OPTIONS = (
-    *_LIMITS,
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -49,20 +46,54 @@ _CHANNEL_OPTIONS = (
 )
 
 
-def make_server(interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:
+def make_server(
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (), *, credentials: Credentials = PLAIN
+) -> grpc.aio.Server:
     """Returns a server of the running asyncio loop, with our limits, not yet bound or started.
 
     Args:
-      interceptors: Run after the one that refuses malformed messages.
+      interceptors: Run after those that refuse callers and malformed messages.
+      credentials: What callers must show, and how much they may send.
     """
+    guards = () if credentials.access is None else (AccessInterceptor(credentials.access),)
     return grpc.aio.server(
-        interceptors=(_MalformedInterceptor(), *interceptors), options=_SERVER_OPTIONS
+        interceptors=(*guards, _MalformedInterceptor(), *interceptors),
+        options=(*_SERVER_OPTIONS, *_limits(credentials.limits)),
     )
 
 
-def open_channel(target: str) -> grpc.aio.Channel:
-    """Returns a channel to `target` (HOST:PORT) with our limits; it connects when first used."""
-    return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+def open_channel(target: str, credentials: Credentials = PLAIN) -> grpc.aio.Channel:
+    """Returns a channel to `target` (HOST:PORT) with our limits; it connects when first used.
+
+    Args:
+      target: Where to.
+      credentials: What it shows and wants.
+
+    Raises:
+      ConfigError: it would leave the machine in plain text, which is not allowed.
+    """
+    credentials.check_target(target)
+    options = (*_CHANNEL_OPTIONS, *channel_options(credentials))
+
+    def dial() -> grpc.aio.Channel:
+        tls = channel_tls(credentials)
+        if tls is None:
+            return grpc.aio.insecure_channel(target, options=options)
+        return grpc.aio.secure_channel(target, tls, options=options)
+
+    if credentials.tls is None and credentials.bearer is None:
+        return dial()
+    return SecureChannel(credentials, dial)
+
+
+def _limits(section: SecuritySection) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.max_receive_message_length", section.max_message_bytes),
+        ("grpc.max_send_message_length", section.max_message_bytes),
+        ("grpc.max_metadata_size", section.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", section.max_metadata_bytes),
+        ("grpc.max_concurrent_streams", section.max_streams),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +129,19 @@ async def add_standard_services(server: grpc.aio.Server, services: Iterable[str]
     return state
 
 
-def bind(server: grpc.aio.Server, host: str, port: int) -> int:
+def bind(server: grpc.aio.Server, host: str, port: int, credentials: Credentials = PLAIN) -> int:
     """Binds `server` to `host` and `port` (0: any free one) and returns the port.
 
     Raises:
-      ConfigError: the port is in use or may not be used, or the host is not of this machine.
+      ConfigError: the port is in use or may not be used, the host is not of this machine, or
+        others could reach it in plain text.
     """
-    check_address(host, port)
+    check_address(host, port, credentials)
+    tls = server_tls(credentials)
     try:
-        return server.add_insecure_port(address(host, port))
+        if tls is None:
+            return server.add_insecure_port(address(host, port))
+        return server.add_secure_port(address(host, port), tls)
     except RuntimeError as error:  # lost the port between the probe and now
         raise ConfigError(f"port: {port} on {host}: {error}") from None
 
@@ -116,13 +151,13 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def check_address(host: str, port: int) -> None:
+def check_address(host: str, port: int, credentials: Credentials = PLAIN) -> None:
     """Binds a plain socket and closes it: gRPC itself does not say why it cannot bind.
 
     Called before a server is made, an error leaves no server behind.
 
     Raises:
-      ConfigError: the port is in use or may not be used, or the host is not of this machine.
+      ConfigError: as of `bind`.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -141,6 +176,7 @@ def check_address(host: str, port: int) -> None:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise ConfigError(f"host: {host!r}: allowed: an address of this machine") from None
             raise ConfigError(f"port: {port} on {host}: {error.strerror}") from None
+    credentials.check_host(host)
 
 
 @dataclass(frozen=True, slots=True)

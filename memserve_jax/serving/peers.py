@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from memserve_jax.core.credentials import PLAIN, Credentials
 from memserve_jax.core.errors import MemServeError, NoInstanceError
 from memserve_jax.core.types import InstanceId
 from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceStub
@@ -68,21 +69,27 @@ class Peers:
 
     Attributes:
       own_target: HOST:PORT where they reach this one; empty until it is known.
+      credentials: What this process shows to others and wants to be shown.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: Credentials = PLAIN) -> None:
+        self.credentials = credentials
         self.own_target = ""
         self._peers: dict[InstanceId, _Peer] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def learn(self, instance: InstanceId, target: str) -> InstanceServiceStub:
-        """Remembers that `instance` is at `target` (HOST:PORT) and returns its stub."""
+        """Remembers that `instance` is at `target` (HOST:PORT) and returns its stub.
+
+        Raises:
+          ConfigError: it may not be called in plain text.
+        """
         known = self._peers.get(instance)
         if known is not None and known.target == target:
             return known.stub
+        channel = open_channel(target, self.credentials)
         if known is not None:
             self._close_later(known.channel)
-        channel = open_channel(target)
         # The stub's type hints know sync channels alone; aio ones serve as well.
         stub = InstanceServiceStub(channel)
         self._peers[instance] = _Peer(target, channel, stub)

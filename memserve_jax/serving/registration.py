@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import grpc
 import grpc.aio
 
+from memserve_jax.core.credentials import PLAIN, Credentials
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.types import InstanceId
 from memserve_jax.proto import memserve_pb2 as pb
@@ -24,6 +25,8 @@ _REFUSALS = (  # a scheduler that means no, not later
     grpc.StatusCode.ALREADY_EXISTS,
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
 )
 
 _log = logging.getLogger(__name__)
@@ -44,6 +47,7 @@ class Registration:
         *,
         status: Callable[[], pb.InstanceStatus],
         peers_changed: Callable[[Mapping[InstanceId, int]], None],
+        credentials: Credentials = PLAIN,
     ):
         """Makes it; `start` starts it.
 
@@ -52,10 +56,14 @@ class Registration:
           status: The instance as it is now.
           peers_changed: Told the live instances of all schedulers together, with their epochs,
             whenever one joins, leaves or restarts.
+          credentials: Of this process.
+
+        Raises:
+          ConfigError: a scheduler that may not be called in plain text.
         """
         self._status = status
         self._peers_changed = peers_changed
-        self._channels = {target: open_channel(target) for target in schedulers}
+        self._channels = {target: open_channel(target, credentials) for target in schedulers}
         self._members: dict[str, dict[InstanceId, int]] = {}  # by scheduler
         self._live: dict[InstanceId, int] = {}
         self._registered: dict[str, asyncio.Future[None]] = {}  # done at the first answer

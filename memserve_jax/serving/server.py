@@ -51,18 +51,19 @@ class InstanceServer:
 
         Args:
           parts: The engine, warmed up or not, and its pool: this server's from now on.
-          peers: What the pool's `PeerChannel` looks addresses up in.
+          peers: What the pool's `PeerChannel` looks addresses up in; has the credentials.
           schedulers: HOST:PORT of each.
           host: To listen on.
           port: To listen on; 0 picks a free one.
           metrics: Shows what is counted here; None: nobody does. Not this server's to close.
 
         Raises:
-          ConfigError: the port is in use, or the host is not of this machine.
+          ConfigError: the port is in use, the host is not of this machine, or others could
+            reach it in plain text.
         """
-        check_address(host, port)
-        server = make_server()
-        bound = bind(server, host, port)
+        check_address(host, port, peers.credentials)
+        server = make_server(credentials=peers.credentials)
+        bound = bind(server, host, port, peers.credentials)
         # Dropped at the end: a gRPC server must not outlive its asyncio loop, even as garbage.
         self._server: grpc.aio.Server | None = server
         self._peers = peers
@@ -82,6 +83,7 @@ class InstanceServer:
             peers_changed=lambda live: self.instance.loop.post(
                 lambda: parts.pool.peers_changed(live)
             ),
+            credentials=peers.credentials,
         )
         self._health: Health | None = None
         self._ends_at_s = math.inf  # by the asyncio loop's clock: a `stop` takes no longer

@@ -59,6 +59,7 @@ class FakeServer(
             "Quiesce": pb.QuiesceReply(),
         }
         self.requests: list[Any] = []
+        self.metadata: list[dict[str, str | bytes]] = []
         self.time_limits_s: list[float | None] = []
         self.cancelled = threading.Event()
         self.target = ""
@@ -88,6 +89,7 @@ class FakeServer(
 
     def _reply(self, method: str, request: Any, context: Any) -> Any:
         self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
         remaining_s = context.time_remaining()
         has_deadline = remaining_s is not None and remaining_s < 1e6
         self.time_limits_s.append(remaining_s if has_deadline else None)

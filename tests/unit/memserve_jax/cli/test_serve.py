@@ -44,7 +44,7 @@ def test_stdout_has_one_line(launched: list[Config], capsys: pytest.CaptureFixtu
 
 def test_every_flag_reaches_the_config(launched: list[Config]):
     flags = ["--model", "some/dir", "--topology", "1p1d", "--caching", "pd_caching_2"]
-    assert run(*flags, "--tp", "2", "--host", "0.0.0.0", "--port", "0") == 0
+    assert run(*flags, "--tp", "2", "--host", "0.0.0.0", "--port", "0", "--insecure") == 0
     (config,) = launched
     assert config.model.path == "some/dir"
     assert (config.topology, config.caching) == ("1p1d", CachingMode.PD_CACHING_2)

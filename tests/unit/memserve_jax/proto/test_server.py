@@ -14,7 +14,7 @@ from memserve_jax.proto.memserve_pb2_grpc import (
     add_ControlServiceServicer_to_server,
     add_GenerateServiceServicer_to_server,
 )
-from memserve_jax.proto.server import MAX_MESSAGE_BYTES, address, bind, make_server, open_channel
+from memserve_jax.proto.server import address, bind, make_server, open_channel
 from tests.helpers.scheduling import in_loop
 
 GENERATE = "/memserve.v1.GenerateService/Generate"
@@ -88,7 +88,7 @@ def test_a_message_over_the_limit_is_refused():
         options = [("grpc.max_send_message_length", -1)]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary(ROUTE)(b"\x1a" + bytes(MAX_MESSAGE_BYTES))
+                await channel.unary_unary(ROUTE)(b"\x1a" + bytes(16 << 20))
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert (await GenerateServiceStub(channel).Route(pb.GenerateRequest())).target == ""
         await server.stop(0)

@@ -33,6 +33,7 @@ CALL = ReserveCall(
 @contextlib.asynccontextmanager
 async def channel_to(instance: Served) -> AsyncIterator[GrpcPeerChannel]:
     peers = Peers()
+    peers.own_target = "127.0.0.1:1"
     peers.learn(InstanceId("d0"), instance.server.target)
     yield GrpcPeerChannel(peers, asyncio.get_running_loop())
     await peers.close()

@@ -7,7 +7,7 @@ from memserve_jax.bench.kernels import FormReport, KernelBenchReport, KernelCase
 
 
 def tables(report: KernelBenchReport) -> list[rich.table.Table]:
-    """Returns a table for each op and shape, a line per case (B rows, U context, S page) and form."""
+    """Returns a table for each op and shape: a line per case (B rows, U context, S page), form."""
     groups: dict[tuple[str, str], list[KernelCaseReport]] = {}
     for found in report.cases:
         groups.setdefault((found.case.op, found.case.shape.name), []).append(found)

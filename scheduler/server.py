@@ -13,7 +13,7 @@ import grpc.aio
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.config import Config
-from memserve_jax.core.cost_model import CostModel
+from memserve_jax.core.cost_file import log_differences, prefill_cost_of
 from memserve_jax.core.credentials import credentials_of
 from memserve_jax.core.model_card import ModelCard
 from memserve_jax.core.tokenizer import Tokenizer
@@ -81,16 +81,13 @@ class SchedulerServer:
         """
         self._config = config
         self._credentials = credentials_of(config.security)
-        section, cost = config.scheduler, config.scheduler.cost
+        section = config.scheduler
+        log_differences(config)
         self.state = make_state(section, clock, model=card.name, credentials=self._credentials)
         router = Router(
             self.state,
             policy=POLICIES[section.policy],
-            cost=CostModel(
-                fixed_s=cost.fixed_s,
-                s_per_token=cost.s_per_token,
-                s_per_token_pair=cost.s_per_token_pair,
-            ),
+            cost=prefill_cost_of(section.cost),
         )
         self._front = FrontDoor(self.state, router, section, card=card, tokenizer=tokenizer)
         self._control = Control(

@@ -99,11 +99,30 @@ class InstanceSection:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class CostSection:
-    """A linear cost of prefill, until one is fitted."""
+    """What prefills and fetches cost: as fitted, or linear until something is.
 
+    A linear cost of prefill is scaled by the rate that instances report.
+    """
+
+    path: str | None = None  # a file of `memserve bench fit`; then no other key is used
     fixed_s: float = Field(default=5e-3, ge=0)
     s_per_token: float = Field(default=1e-4, ge=0)
     s_per_token_pair: float = Field(default=0.0, ge=0)
+    fetch_fixed_s: float = Field(default=5e-3, ge=0)  # a reservation, a round trip, a commit
+    fetch_bytes_per_s: float = Field(default=1e9, gt=0)
+
+    @pydantic.model_validator(mode="after")
+    def _is_fitted_or_linear(self) -> "CostSection":
+        if self.path is None:
+            return self
+        usual = dataclasses.asdict(CostSection()) | {"path": self.path}
+        given = [name for name, value in dataclasses.asdict(self).items() if value != usual[name]]
+        if given:
+            raise ConfigError(
+                f"scheduler.cost.path: got {self.path!r} and {given[0]}, allowed: one of them; "
+                "the file has them all"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

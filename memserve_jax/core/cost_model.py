@@ -5,6 +5,7 @@ choose between fetching a prefix and computing it again (eq. 2).
 """
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -86,6 +87,15 @@ class PrefillCost(Protocol):
         """`prefill_s` of one prompt where so much of it is held: over a column, for routing."""
         ...
 
+    def step_s(self, num_tokens: int, chunks: Iterable[tuple[int, int]]) -> float:
+        """Seconds of one step of the engine.
+
+        Args:
+          num_tokens: In all.
+          chunks: Of each row: new tokens, and tokens before them.
+        """
+        ...
+
     def on(self, *, tokens_per_s: float, tp: int) -> "PrefillCost":
         """Returns the cost on an instance of tensor parallelism `tp`.
 
@@ -133,6 +143,11 @@ class CostModel:
         pairs = new * num_cached + new * (new + 1) // 2
         return self.fixed_s + new * self.s_per_token + pairs * self.s_per_token_pair
 
+    def step_s(self, num_tokens: int, chunks: Iterable[tuple[int, int]]) -> float:
+        """Seconds of one step of the engine: of its tokens and pairs, without `fixed_s`."""
+        pairs = sum(PrefillWork.of(before + new, before).token_pairs for new, before in chunks)
+        return num_tokens * self.s_per_token + pairs * self.s_per_token_pair
+
     def on(self, *, tokens_per_s: float, tp: int) -> "CostModel":
         """Returns this model at the rate that an instance reports; as it is before there is one."""
         del tp  # the rate says it
@@ -173,9 +188,9 @@ class FetchCost:
     fixed_s: float = 5e-3  # a reservation, a round trip, a commit
     bytes_per_s: float = 1e9
 
-    def predicted_s(self, offer: FetchOffer) -> float:
-        """Seconds until the fetched KV is usable."""
-        return self.fixed_s + offer.num_bytes / self.bytes_per_s
+    def predicted_s(self, num_bytes: int) -> float:
+        """Seconds until so much fetched KV is usable."""
+        return self.fixed_s + num_bytes / self.bytes_per_s
 
     def saved_s(self, offer: FetchOffer) -> float:
         """Seconds of prefill that fetching spares, before what it costs."""
@@ -184,4 +199,8 @@ class FetchCost:
 
     def pays(self, offer: FetchOffer) -> bool:
         """Whether fetching is quicker than computing."""
-        return self.predicted_s(offer) < self.saved_s(offer)
+        return self.predicted_s(offer.num_bytes) < self.saved_s(offer)
+
+    def on(self, *, tokens_per_s: float, tp: int) -> "FetchCost":
+        """Returns the cost on an instance: see `PrefillCost.on`."""
+        return dataclasses.replace(self, prefill=self.prefill.on(tokens_per_s=tokens_per_s, tp=tp))

@@ -63,6 +63,13 @@ class Counters:
     kv_streams_aborted: int = 0
     transfer_mode_switches: int = 0
     kv_transfers_queued: int = 0
+    prefill_predicted_s: float = 0.0
+    prefill_actual_s: float = 0.0
+    kv_fetches_chosen: int = 0
+    kv_fetches_declined: int = 0
+    kv_fetch_predicted_s: float = 0.0
+    kv_fetch_actual_s: float = 0.0
+    kv_fetch_saved_s: float = 0.0
 
     def with_pool(self, pool: PoolCounters) -> "Counters":
         """Returns these totals with those of the engine's pool."""

@@ -20,12 +20,13 @@ from memserve_jax.engine.batcher import Batcher, Chunk
 from memserve_jax.engine.buckets import ladder_of
 from memserve_jax.engine.counters import Counters, Load
 from memserve_jax.engine.events import Event, Failed, FirstToken
+from memserve_jax.engine.forecast import Forecast
 from memserve_jax.engine.handoff import HandOffs
 from memserve_jax.engine.inputs import RowTable
 from memserve_jax.engine.intake import Intake, limits_of
 from memserve_jax.engine.memory import SequenceMemory
 from memserve_jax.engine.pipeline import NewToken, Pipeline
-from memserve_jax.engine.preload import FetchDecision, Preload, never
+from memserve_jax.engine.preload import Preload
 from memserve_jax.engine.reports import ended, grown, handed_over, moved
 from memserve_jax.engine.runner import Progress, Runner, make_grouping
 from memserve_jax.engine.send_back import SendBacks
@@ -61,7 +62,7 @@ class Engine:
         clock: Clock,
         mempool: MemPoolSection | None = None,
         steps: Steps | None = None,
-        fetches: FetchDecision = never,
+        forecast: Forecast | None = None,
     ):
         self.instance, self.role = instance, role
         self._config, self._pool, self._clock = config, pool, clock
@@ -74,8 +75,9 @@ class Engine:
         self.copies = self._switch.copies(pool.layout)
         self._intake = Intake(limits=limits, card=card, tokenizer=tokenizer, clock=clock)
         caches = caching.decode_caches if role is Role.DECODE else caching.prefill_caches
+        self._forecast = forecast or Forecast()
         self._preload = Preload(
-            pool, caches=caches, timeout_s=mempool.prefetch_timeout_s, fetches=fetches
+            pool, caches=caches, timeout_s=mempool.prefetch_timeout_s, forecast=self._forecast
         )
         self._memory = SequenceMemory(
             pool,
@@ -99,7 +101,7 @@ class Engine:
             pool, caching, self._switch, config.chunk_tokens, mempool.transfer_timeout_s
         )
         self._send_backs = SendBacks(pool, caching, timeout_s=mempool.transfer_timeout_s)
-        self._pipeline = Pipeline(self._runner, rows, clock, self._hand_offs)
+        self._pipeline = Pipeline(self._runner, rows, clock, self._hand_offs, self._forecast)
         self._sequences: dict[RequestId, Sequence] = {}
         self._events: list[Event] = []
         self._is_stalled = False
@@ -357,6 +359,7 @@ class Engine:
             kv_streams_aborted=self._hand_offs.num_aborted,
             transfer_mode_switches=self._switch.num_switches,
             compiled_shapes=self._runner.num_compiled,
+            **dataclasses.asdict(self._forecast.totals),
         )
         return own.with_pool(self._pool.counters)
 

@@ -15,6 +15,7 @@ from memserve_jax.core.clock import Clock
 from memserve_jax.engine.batcher import Chunk
 from memserve_jax.engine.counters import PrefillRate
 from memserve_jax.engine.events import TopLogprobs
+from memserve_jax.engine.forecast import Forecast
 from memserve_jax.engine.inputs import FROM_DEVICE, RowTable
 from memserve_jax.engine.result_lines import StepResult
 from memserve_jax.engine.runner import AfterGroup, Runner
@@ -40,6 +41,7 @@ class Dispatched:
     lines: list[int]  # of the result, one a chunk
     result: Array
     num_prompt_tokens: int
+    predicted_s: float  # where it computes prompts, else 0
     since_s: float
 
 
@@ -59,7 +61,15 @@ class Watcher(Protocol):
 class Pipeline:
     """Turns planned chunks into steps and steps into tokens; keeps the sequences' counts."""
 
-    def __init__(self, runner: Runner, rows: RowTable, clock: Clock, watcher: Watcher):
+    def __init__(
+        self,
+        runner: Runner,
+        rows: RowTable,
+        clock: Clock,
+        watcher: Watcher,
+        forecast: Forecast | None = None,
+    ):
+        self._forecast = forecast or Forecast()
         self._runner = runner
         self._watcher = watcher
         self._rows = rows
@@ -92,7 +102,10 @@ class Pipeline:
         result = self._runner.read(step.result)
         now_s = self._clock.now_s()
         if step.num_prompt_tokens:
-            self.prefill_rate.add(step.num_prompt_tokens, now_s - max(step.since_s, self._read_s))
+            seconds = now_s - max(step.since_s, self._read_s)
+            self.prefill_rate.add(step.num_prompt_tokens, seconds)
+            self._forecast.stepped(step.predicted_s, seconds)
+            self._forecast.measured(self.prefill_rate.tokens_per_s)
         self._read_s = now_s
         tokens = []
         for chunk, line in zip(step.chunks, step.lines, strict=True):
@@ -116,6 +129,7 @@ class Pipeline:
                 left = sequence.num_given - sequence.num_computed
                 num_prompt_tokens += max(0, min(left, chunk.num_tokens))
         self.num_prompt_tokens += num_prompt_tokens
+        predicted_s = self._predicted_s(chunks) if num_prompt_tokens else 0.0
         if self._runner.decodes and all(chunk.num_tokens == 1 for chunk in chunks):
             lines, result = list(range(len(rows))), self._runner.dispatch_decode(rows)
         else:
@@ -126,7 +140,13 @@ class Pipeline:
             result = self._runner.dispatch_mixed(rows, tokens, num_tokens, after_group)
         for chunk in chunks:
             _advance(chunk)
-        return Dispatched(chunks, lines, result, num_prompt_tokens, now_s)
+        return Dispatched(chunks, lines, result, num_prompt_tokens, predicted_s, now_s)
+
+    def _predicted_s(self, chunks: list[Chunk]) -> float:
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
+        return self._forecast.step_s(
+            num_tokens, [(chunk.num_tokens, chunk.sequence.num_computed) for chunk in chunks]
+        )
 
     def _write(self, chunk: Chunk, row: int) -> None:
         sequence = chunk.sequence

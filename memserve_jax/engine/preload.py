@@ -5,11 +5,12 @@ or their time is over, the batcher passes over it: others go ahead, and what has
 is computed.
 """
 
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from memserve_jax.core.cost_model import FetchOffer
+from memserve_jax.engine.forecast import Forecast
 from memserve_jax.engine.sequence import Duty, Sequence
+from memserve_jax.mempool.fetch import Fetch
 from memserve_jax.mempool.pool import MemPool
 
 
@@ -37,14 +38,6 @@ class Load(Arriving, Protocol):
         ...
 
 
-FetchDecision = Callable[[FetchOffer], bool]  # whether fetching is quicker than computing
-
-
-def never(offer: FetchOffer) -> bool:
-    """Fetches nothing: a `FetchDecision`."""
-    return False
-
-
 class Preload:
     """What is on its way for which waiting sequence. The engine's thread owns it.
 
@@ -63,7 +56,7 @@ class Preload:
         *,
         caches: bool,
         timeout_s: float,
-        fetches: FetchDecision = never,
+        forecast: Forecast | None = None,
     ):
         """Makes an empty stage.
 
@@ -71,9 +64,9 @@ class Preload:
           pool: Where hits are.
           caches: Whether sequences look for hits at all.
           timeout_s: How long one waits at most, from the beginning of each of its loads.
-          fetches: Decides whether a peer's KV is worth fetching (paper eq. 2).
+          forecast: Decides whether a peer's KV is worth fetching (paper eq. 2).
         """
-        self._fetches = fetches
+        self._forecast = forecast or Forecast()
         self._fetched: set[Sequence] = set()  # the decision has been made
         self._pool = pool
         self._caches = caches
@@ -130,23 +123,28 @@ class Preload:
         self._fetched.add(sequence)
         salt = sequence.request.cache_salt
         offer = self._pool.offer_of(sequence.token_ids, source, salt=salt)
-        if offer.num_offered > offer.num_held and self._fetches(offer):
+        if offer.num_offered > offer.num_held and self._forecast.fetches(offer):
             fetch = self._pool.fetch(
                 sequence.token_ids, source.instance, salt=salt, timeout_s=self._timeout_s
             )
-            self._loads[sequence] = _Fetching(fetch, offer)
+            self._loads[sequence] = _Fetching(fetch, offer, self._forecast)
             self._num_under_way += not fetch.is_done
 
 
 class _Fetching:
-    """A fetch as a load."""
+    """A fetch as a load, which is accounted for when it has come."""
 
-    def __init__(self, fetch: Arriving, offer: FetchOffer):
+    def __init__(self, fetch: Fetch, offer: FetchOffer, forecast: Forecast):
         self._fetch = fetch
+        self._forecast: Forecast | None = forecast
         self.num_wanted = offer.num_blocks
 
     @property
     def is_done(self) -> bool:
+        if self._fetch.is_done and self._forecast is not None:
+            if self._fetch.num_blocks:
+                self._forecast.fetched(self._fetch.num_bytes, self._fetch.seconds)
+            self._forecast = None
         return self._fetch.is_done
 
     def cancel(self) -> None:

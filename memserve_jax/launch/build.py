@@ -11,7 +11,7 @@ import jax
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.config import Config, MemPoolSection
-from memserve_jax.core.cost_model import CostModel, FetchCost
+from memserve_jax.core.cost_file import fetch_cost_of
 from memserve_jax.core.embedded import embedded_model_path
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.kv_layout import KVLayout
@@ -19,8 +19,8 @@ from memserve_jax.core.model_card import ModelCard, load_card
 from memserve_jax.core.tokenizer import Tokenizer, load_tokenizer
 from memserve_jax.core.types import CachingMode
 from memserve_jax.engine.engine import Engine
+from memserve_jax.engine.forecast import Forecast
 from memserve_jax.engine.intake import context_limit
-from memserve_jax.engine.preload import FetchDecision, never
 from memserve_jax.launch.devices import acquire_devices
 from memserve_jax.launch.links import NO_LINKS, Links
 from memserve_jax.launch.topology import ClusterPlan, InstancePlan
@@ -182,7 +182,7 @@ def build_parts(
         tokenizer=recipe.tokenizer,
         clock=recipe.clock,
         mempool=recipe.config.mempool,
-        fetches=fetch_decision(recipe.config),
+        forecast=_forecast(recipe.config, plan.tp),
     )
     _log.info(
         "%s: KV capacity %d tokens (%d blocks of %d), context %d tokens",
@@ -203,20 +203,9 @@ def build_parts(
     )
 
 
-def fetch_decision(config: Config) -> FetchDecision:
-    """Returns what decides whether KV is fetched from a peer, by `mempool.fetch`."""
-    cost = config.scheduler.cost
-    prefill = CostModel(
-        fixed_s=cost.fixed_s,
-        s_per_token=cost.s_per_token,
-        s_per_token_pair=cost.s_per_token_pair,
-    )
-    decisions: dict[str, FetchDecision] = {
-        "never": never,
-        "always": lambda offer: True,
-        "cost": FetchCost(prefill=prefill).pays,
-    }
-    return decisions[config.mempool.fetch]
+def _forecast(config: Config, tp: int) -> Forecast:
+    cost = fetch_cost_of(config.scheduler.cost)
+    return Forecast(cost, rule=config.mempool.fetch, tp=tp)
 
 
 def _build_pool(

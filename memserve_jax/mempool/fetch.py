@@ -24,16 +24,19 @@ class Fetch:
       owner: The peer.
       num_blocks: Blocks that came; 0 while it is under way.
       num_bytes: Their bytes.
+      seconds: From the call to the visible blocks; 0.0 while it is under way.
       error: Why it failed; None otherwise.
     """
 
-    def __init__(self, owner: InstanceId, held: Lease, deadline_s: float):
+    def __init__(self, owner: InstanceId, held: Lease, *, began_s: float, deadline_s: float):
         """For `Fetcher` alone. `held`: the blocks before, which must stay meanwhile."""
         self.owner = owner
         self.num_blocks = 0
         self.num_bytes = 0
+        self.seconds = 0.0
         self.error: MemServeError | None = None
-        self.deadline_s = deadline_s  # on the pool's clock
+        self.began_s = began_s  # on the pool's clock
+        self.deadline_s = deadline_s
         self._held: Lease | None = held
         self._asked: Future[FetchAnswer] | None = None
 
@@ -95,7 +98,8 @@ class Fetcher:
         size = self._memory.layout.block_size_tokens
         max_blocks = (len(token_ids) - 1) // size
         held = self._memory.match(token_ids, salt, max_blocks=max_blocks)
-        fetch = Fetch(owner, held, self._clock.now_s() + timeout_s)
+        now_s = self._clock.now_s()
+        fetch = Fetch(owner, held, began_s=now_s, deadline_s=now_s + timeout_s)
         call = FetchCall(
             requester=self._memory.instance,
             requester_epoch=self._memory.epoch,
@@ -139,6 +143,7 @@ class Fetcher:
             self._end(fetch, wrapped)
             return
         fetch.num_blocks, fetch.num_bytes = answer.result().num_blocks, answer.result().num_bytes
+        fetch.seconds = self._clock.now_s() - fetch.began_s
         self._memory.counters.blocks_fetched += fetch.num_blocks
         self._end(fetch, None)
 

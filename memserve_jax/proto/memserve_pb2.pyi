@@ -512,7 +512,7 @@ class TransportStatus(_message.Message):
     def __init__(self, transport: _Optional[str] = ..., calls: _Optional[int] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Counters(_message.Message):
-    __slots__ = ("requests", "prompt_tokens", "cached_tokens", "prefill_tokens_computed", "output_tokens", "kv_blocks_sent", "kv_bytes_sent", "kv_transfer_calls", "kv_blocks_received", "kv_send_backs", "kv_send_backs_dropped", "preemptions", "cancelled", "blocks_swapped_out", "blocks_swapped_in", "kv_transfer_s", "compiled_shapes", "kv_transfers_done", "kv_transfers_failed", "kv_reservations_refused", "kv_blocks_fetched", "kv_fetches_failed", "blocks_prefetched", "disk_blocks_written", "disk_blocks_read", "disk_blocks_refused", "kv_bytes_received", "disk_blocks_skipped", "kv_streams_aborted", "transfer_mode_switches", "kv_transfers_queued")
+    __slots__ = ("requests", "prompt_tokens", "cached_tokens", "prefill_tokens_computed", "output_tokens", "kv_blocks_sent", "kv_bytes_sent", "kv_transfer_calls", "kv_blocks_received", "kv_send_backs", "kv_send_backs_dropped", "preemptions", "cancelled", "blocks_swapped_out", "blocks_swapped_in", "kv_transfer_s", "compiled_shapes", "kv_transfers_done", "kv_transfers_failed", "kv_reservations_refused", "kv_blocks_fetched", "kv_fetches_failed", "blocks_prefetched", "disk_blocks_written", "disk_blocks_read", "disk_blocks_refused", "kv_bytes_received", "disk_blocks_skipped", "kv_streams_aborted", "transfer_mode_switches", "kv_transfers_queued", "prefill_predicted_s", "prefill_actual_s", "kv_fetches_chosen", "kv_fetches_declined", "kv_fetch_predicted_s", "kv_fetch_actual_s", "kv_fetch_saved_s")
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -544,6 +544,13 @@ class Counters(_message.Message):
     KV_STREAMS_ABORTED_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_MODE_SWITCHES_FIELD_NUMBER: _ClassVar[int]
     KV_TRANSFERS_QUEUED_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_PREDICTED_S_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_ACTUAL_S_FIELD_NUMBER: _ClassVar[int]
+    KV_FETCHES_CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    KV_FETCHES_DECLINED_FIELD_NUMBER: _ClassVar[int]
+    KV_FETCH_PREDICTED_S_FIELD_NUMBER: _ClassVar[int]
+    KV_FETCH_ACTUAL_S_FIELD_NUMBER: _ClassVar[int]
+    KV_FETCH_SAVED_S_FIELD_NUMBER: _ClassVar[int]
     requests: int
     prompt_tokens: int
     cached_tokens: int
@@ -575,7 +582,14 @@ class Counters(_message.Message):
     kv_streams_aborted: int
     transfer_mode_switches: int
     kv_transfers_queued: int
-    def __init__(self, requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., prefill_tokens_computed: _Optional[int] = ..., output_tokens: _Optional[int] = ..., kv_blocks_sent: _Optional[int] = ..., kv_bytes_sent: _Optional[int] = ..., kv_transfer_calls: _Optional[int] = ..., kv_blocks_received: _Optional[int] = ..., kv_send_backs: _Optional[int] = ..., kv_send_backs_dropped: _Optional[int] = ..., preemptions: _Optional[int] = ..., cancelled: _Optional[int] = ..., blocks_swapped_out: _Optional[int] = ..., blocks_swapped_in: _Optional[int] = ..., kv_transfer_s: _Optional[float] = ..., compiled_shapes: _Optional[int] = ..., kv_transfers_done: _Optional[int] = ..., kv_transfers_failed: _Optional[int] = ..., kv_reservations_refused: _Optional[int] = ..., kv_blocks_fetched: _Optional[int] = ..., kv_fetches_failed: _Optional[int] = ..., blocks_prefetched: _Optional[int] = ..., disk_blocks_written: _Optional[int] = ..., disk_blocks_read: _Optional[int] = ..., disk_blocks_refused: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., disk_blocks_skipped: _Optional[int] = ..., kv_streams_aborted: _Optional[int] = ..., transfer_mode_switches: _Optional[int] = ..., kv_transfers_queued: _Optional[int] = ...) -> None: ...
+    prefill_predicted_s: float
+    prefill_actual_s: float
+    kv_fetches_chosen: int
+    kv_fetches_declined: int
+    kv_fetch_predicted_s: float
+    kv_fetch_actual_s: float
+    kv_fetch_saved_s: float
+    def __init__(self, requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., prefill_tokens_computed: _Optional[int] = ..., output_tokens: _Optional[int] = ..., kv_blocks_sent: _Optional[int] = ..., kv_bytes_sent: _Optional[int] = ..., kv_transfer_calls: _Optional[int] = ..., kv_blocks_received: _Optional[int] = ..., kv_send_backs: _Optional[int] = ..., kv_send_backs_dropped: _Optional[int] = ..., preemptions: _Optional[int] = ..., cancelled: _Optional[int] = ..., blocks_swapped_out: _Optional[int] = ..., blocks_swapped_in: _Optional[int] = ..., kv_transfer_s: _Optional[float] = ..., compiled_shapes: _Optional[int] = ..., kv_transfers_done: _Optional[int] = ..., kv_transfers_failed: _Optional[int] = ..., kv_reservations_refused: _Optional[int] = ..., kv_blocks_fetched: _Optional[int] = ..., kv_fetches_failed: _Optional[int] = ..., blocks_prefetched: _Optional[int] = ..., disk_blocks_written: _Optional[int] = ..., disk_blocks_read: _Optional[int] = ..., disk_blocks_refused: _Optional[int] = ..., kv_bytes_received: _Optional[int] = ..., disk_blocks_skipped: _Optional[int] = ..., kv_streams_aborted: _Optional[int] = ..., transfer_mode_switches: _Optional[int] = ..., kv_transfers_queued: _Optional[int] = ..., prefill_predicted_s: _Optional[float] = ..., prefill_actual_s: _Optional[float] = ..., kv_fetches_chosen: _Optional[int] = ..., kv_fetches_declined: _Optional[int] = ..., kv_fetch_predicted_s: _Optional[float] = ..., kv_fetch_actual_s: _Optional[float] = ..., kv_fetch_saved_s: _Optional[float] = ...) -> None: ...
 
 class QuiesceRequest(_message.Message):
     __slots__ = ()

@@ -172,5 +172,40 @@ COUNTERS: Mapping[str, Metric] = MappingProxyType(
             "Shapes compiled: steps, gathers, scatters.",
             "Grows while serving: engine.warm_up is off, or a bug.",
         ),
+        "prefill_predicted_s": _total(
+            "prefill_predicted_seconds",
+            "What the cost model said that steps with prompts in them would take, summed.",
+            "Far from prefill_actual_seconds: `memserve bench fit`, and name its file.",
+        ),
+        "prefill_actual_s": _total(
+            "prefill_actual_seconds",
+            "What those steps took.",
+            "Over predicted by the same factor everywhere: the machine is shared or throttled.",
+        ),
+        "kv_fetches_chosen": _total(
+            "kv_fetches_chosen",
+            "Prompts for which KV was fetched from a peer: equation 2 said so, or the config.",
+            "0 with mempool.fetch on and skewed prefixes: see the declined ones.",
+        ),
+        "kv_fetches_declined": _total(
+            "kv_fetches_declined",
+            "Prompts that a peer held more of, and computing was predicted to be quicker.",
+            "All of them: the fitted fetch is slow; compare its seconds below.",
+        ),
+        "kv_fetch_predicted_s": _total(
+            "kv_fetch_predicted_seconds",
+            "What the cost model said that fetches that came would take, summed.",
+            "Far from kv_fetch_actual_seconds: fit again, over the transport that is used.",
+        ),
+        "kv_fetch_actual_s": _total(
+            "kv_fetch_actual_seconds",
+            "What those fetches took, from the call to the visible blocks.",
+            "Above kv_fetch_saved_seconds: fetching costs more than it spares.",
+        ),
+        "kv_fetch_saved_s": _total(
+            "kv_fetch_saved_seconds",
+            "Seconds of prefill that the fetches chosen spared, as predicted.",
+            "Below what they took: fit again, or mempool.fetch: never.",
+        ),
     }
 )

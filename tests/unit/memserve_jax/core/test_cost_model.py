@@ -66,6 +66,11 @@ def test_an_instance_without_a_rate_costs_as_configured():
     assert COST.on(tokens_per_s=1e5, tp=2) == COST.at_rate(1e5)
 
 
+def test_a_step_costs_its_tokens_and_their_pairs():
+    step_s = COST.step_s(12, [(10, 100), (2, 0)])
+    assert step_s == pytest.approx(12e-4 + (10 * 100 + 55 + 3) * 1e-8)
+
+
 def test_a_measured_rate_gives_the_cost_of_a_token_and_keeps_the_shares():
     fast = COST.at_rate(1e5)
     assert fast.s_per_token == pytest.approx(1e-5)
@@ -82,7 +87,7 @@ def test_fetching_pays_where_it_is_quicker_than_computing():
         bytes_per_s=1e6,
     )
     offer = FetchOffer(num_tokens=100, num_held=16, num_offered=96, num_blocks=5, num_bytes=60_000)
-    assert cost.predicted_s(offer) == pytest.approx(0.07)
+    assert cost.predicted_s(offer.num_bytes) == pytest.approx(0.07)
     assert cost.saved_s(offer) == pytest.approx(0.08)
     assert cost.pays(offer)
     assert not cost.pays(dataclasses.replace(offer, num_bytes=80_000))

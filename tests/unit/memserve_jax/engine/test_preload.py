@@ -9,8 +9,10 @@ import pytest
 from memserve_jax.core.config import MemPoolSection
 from memserve_jax.core.cost_model import FetchOffer
 from memserve_jax.core.types import FetchSource, InstanceId, SamplingParams
+from memserve_jax.engine.forecast import Forecast
 from memserve_jax.engine.preload import Preload
 from memserve_jax.engine.sequence import Duty
+from memserve_jax.mempool.fetch import Fetch
 from memserve_jax.mempool.pool import MemPool
 from tests.helpers.engines import (
     Answered,
@@ -244,6 +246,30 @@ def test_a_restarted_engine_goes_on_from_disk(tmp_path):
 OFFER = FetchOffer(num_tokens=9, num_held=2, num_offered=8, num_blocks=3, num_bytes=48)
 
 
+class FakeFetch(Fetch):
+    """Ends when told to."""
+
+    is_done = False
+
+    def __init__(self):
+        self.num_blocks = self.num_bytes = 0
+        self.seconds, self.cancelled = 0.0, False
+
+    def cancel(self):
+        self.is_done = self.cancelled = True
+
+
+class Decided(Forecast):
+    """Decides as told."""
+
+    def __init__(self, decision):
+        super().__init__()
+        self.decision = decision
+
+    def fetches(self, offer):
+        return self.decision(offer)
+
+
 class FetchingPool(FakePool):
     """Gives out fetches too."""
 
@@ -255,12 +281,12 @@ class FetchingPool(FakePool):
         return self.offer
 
     def fetch(self, token_ids, owner, *, salt, timeout_s):
-        self.fetches.append((owner, FakeLoad(1)))
+        self.fetches.append((owner, FakeFetch()))
         return self.fetches[-1][1]
 
 
 def fetching(pool, decision, **changes):
-    preload = Preload(pool, caches=True, timeout_s=1.0, fetches=decision)
+    preload = Preload(pool, caches=True, timeout_s=1.0, forecast=Decided(decision))
     sequence = make_sequence()
     source = FetchSource(InstanceId("p1"), 8)
     sequence.request = dataclasses.replace(sequence.request, fetch=source)
@@ -282,9 +308,12 @@ def test_a_peer_is_asked_once_the_own_hits_are_here():
     assert owner == "p1"
     preload.settle()
     fetch.is_done = True
+    fetch.num_blocks, fetch.num_bytes, fetch.seconds = 3, 48, 0.5
     assert preload.settle()
     assert preload.ready(sequence)
     assert len(pool.fetches) == 1
+    preload.settle()
+    assert preload._forecast.totals.kv_fetch_actual_s == 0.5  # once, however often it is looked at
 
 
 def test_a_fetch_is_cancelled_with_its_request():
@@ -294,6 +323,7 @@ def test_a_fetch_is_cancelled_with_its_request():
     preload.settle()
     preload.cancel(sequence)
     assert pool.fetches[0][1].cancelled
+    assert preload._forecast.totals.kv_fetch_actual_s == 0
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from memserve_jax.core.types import InstanceId, Request
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import to_message
 from scheduler.answer import Answer
-from scheduler.cluster import Traits
 from scheduler.flights import Flight
+from scheduler.member import Traits
 from scheduler.replay import AttemptFailedError
 from scheduler.request_counts import RequestCounts
 from scheduler.router import Plan, Router

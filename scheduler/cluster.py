@@ -4,22 +4,15 @@ All of it is soft: a scheduler that restarts is told again by the instances.
 """
 
 import enum
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
 
 from memserve_jax.core.clock import Clock
-from memserve_jax.core.errors import InvalidRequestError, RefusedError, UnknownInstanceError
-from memserve_jax.core.types import CachingMode, InstanceId, Role, Tier
+from memserve_jax.core.errors import RefusedError, UnknownInstanceError
+from memserve_jax.core.types import InstanceId, Role
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import Limits
-
-SERVING, DRAINING, DOWN = "serving", "draining", "down"  # `state` of an InstanceStatus
-
-_Word = TypeVar("_Word", Role, CachingMode)
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-TARGET = re.compile(r"\S+:\d{1,5}")  # HOST:PORT
+from scheduler.member import Capacity, Member, Traits, traits_of
+from scheduler.roster import Place, Roster, make_roster
 
 
 class Departure(enum.StrEnum):
@@ -28,42 +21,6 @@ class Departure(enum.StrEnum):
     LEFT = "it left"  # nothing it had is unfinished
     RESTARTED = "it restarted"
     SILENT = "its heartbeats stopped"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
-    """What never changes in one life of an instance, checked."""
-
-    instance: InstanceId
-    epoch: int
-    role: Role
-    caching: CachingMode
-    target: str  # HOST:PORT
-    model: str
-    block_size_tokens: int
-
-
-@dataclass(slots=True, kw_only=True)
-class Member:
-    """One live instance."""
-
-    traits: Traits
-    status: pb.InstanceStatus  # as last reported
-    heard_s: float
-    is_draining: bool = False  # by our order; an instance may also say so itself
-    is_suspect: bool = False  # it could not be reached; its next heartbeat clears it
-
-    @property
-    def state(self) -> str:
-        """What the instance is: serving, draining or down."""
-        if self.is_suspect:
-            return DOWN
-        return DRAINING if self.is_draining else self.status.state
-
-    @property
-    def is_routable(self) -> bool:
-        """Whether new requests may go there."""
-        return self.state == SERVING
 
 
 class Cluster:
@@ -91,6 +48,9 @@ class Cluster:
         self._on_left = on_left
         self._members: dict[InstanceId, Member] = {}
         self._complete_from_s = clock.now_s() + timeout_s
+        self._roster: Roster | None = None  # None: to be made anew
+        self._names: list[str] | None = None
+        self._capacity: Capacity | None = None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -110,8 +70,23 @@ class Cluster:
     @property
     def can_serve(self) -> bool:
         """Whether there is a set of instances that a request can be routed to."""
-        roles = {member.traits.role for member in self._members.values() if member.is_routable}
-        return Role.COLOCATED in roles or {Role.PREFILL, Role.DECODE} <= roles
+        return self.roster.can_serve
+
+    @property
+    def roster(self) -> Roster:
+        """The instances that new requests may go to; the same object until that changes."""
+        if self._roster is None:
+            self._roster = make_roster(
+                Place(
+                    instance=member.traits.instance,
+                    role=member.traits.role,
+                    tensor_parallelism=member.status.tensor_parallelism,
+                    prefill_tokens_per_s=member.status.prefill_tokens_per_s,
+                )
+                for member in self._members.values()
+                if member.is_routable
+            )
+        return self._roster
 
     def members(self) -> list[Member]:
         """Returns every live instance, by name."""
@@ -140,16 +115,11 @@ class Cluster:
         Args:
           max_context_tokens: The model's.
         """
-        contexts, pools = [max_context_tokens], []
-        for member in self._members.values():
-            if member.status.max_context_tokens:
-                contexts.append(member.status.max_context_tokens)
-            pools += [
-                tier.num_blocks * member.traits.block_size_tokens
-                for tier in member.status.tiers
-                if tier.tier == Tier.HBM and tier.num_blocks
-            ]
-        return Limits(max_context_tokens=min(contexts), max_kv_tokens=min(pools, default=None))
+        if self._capacity is None:
+            capacities = [member.capacity for member in self._members.values()]
+            self._capacity = Capacity.least_of(capacities)
+        contexts = [max_context_tokens, self._capacity.context_tokens or max_context_tokens]
+        return Limits(max_context_tokens=min(contexts), max_kv_tokens=self._capacity.kv_tokens)
 
     def register(self, status: pb.InstanceStatus) -> None:
         """Takes an instance in; one of the same name and an older epoch is over.
@@ -179,8 +149,13 @@ class Cluster:
         if old is not None:
             self._remove(old, Departure.RESTARTED)
         self._members[traits.instance] = Member(
-            traits=traits, status=status, heard_s=self._clock.now_s()
+            traits=traits,
+            status=status,
+            heard_s=self._clock.now_s(),
+            on_change=self._changed,
         )
+        self._names = None
+        self._changed()
 
     def heartbeat(self, status: pb.InstanceStatus) -> list[str]:
         """Notes how an instance is; returns the live ones as NAME@EPOCH.
@@ -197,7 +172,9 @@ class Cluster:
         member.status = status
         member.heard_s = self._clock.now_s()
         member.is_suspect = False
-        return [f"{m.traits.instance}@{m.traits.epoch}" for m in self.members()]
+        if self._names is None:
+            self._names = [f"{m.traits.instance}@{m.traits.epoch}" for m in self.members()]
+        return self._names
 
     def deregister(self, instance: str, epoch: int) -> None:
         """Takes an instance out at its own wish; an older life's wish is ignored."""
@@ -240,51 +217,17 @@ class Cluster:
             assert member.traits.instance == instance, "a member is under another name"
             assert member.traits.epoch == member.status.epoch, "a status of another life"
             assert member.traits.block_size_tokens == self.block_size_tokens, "unequal blocks"
+        routable = {name for name, member in self._members.items() if member.is_routable}
+        assert routable == self.roster.row_of.keys(), "the roster is out of date"
+
+    def _changed(self) -> None:
+        self._roster = self._capacity = None
 
     def _remove(self, member: Member, departure: Departure) -> None:
         del self._members[member.traits.instance]
+        self._names = None
+        self._changed()
         self._on_left(member.traits, departure)
-
-
-def traits_of(status: pb.InstanceStatus) -> Traits:
-    """Returns the traits in `status`.
-
-    Raises:
-      InvalidRequestError: a field is absent or impossible.
-    """
-    role = _one_of(Role, "status.role", status.role)
-    modes = [mode for mode in CachingMode if _fits(role, mode)]
-    caching = _one_of(CachingMode, "status.caching", status.caching)
-    checks = (
-        ("instance", _NAME.fullmatch(status.instance), "1 to 64 of A-Z a-z 0-9 . _ -"),
-        ("target", TARGET.fullmatch(status.target), "HOST:PORT"),
-        ("epoch", status.epoch > 0, "> 0"),
-        ("block_size_tokens", 0 < status.block_size_tokens <= 256, "1 to 256"),
-        ("caching", caching in modes, f"for role {role.value} one of {', '.join(modes)}"),
-    )
-    for field, holds, allowed in checks:
-        if not holds:
-            raise InvalidRequestError(f"status.{field}", getattr(status, field), allowed)
-    return Traits(
-        instance=InstanceId(status.instance),
-        epoch=status.epoch,
-        role=role,
-        caching=caching,
-        target=status.target,
-        model=status.model,
-        block_size_tokens=status.block_size_tokens,
-    )
-
-
-def _one_of(kind: type[_Word], field: str, value: str) -> _Word:
-    try:
-        return kind(value)
-    except ValueError:
-        raise InvalidRequestError(field, value, f"one of {', '.join(kind)}") from None
-
-
-def _fits(role: Role, mode: CachingMode) -> bool:
-    return (role is Role.COLOCATED) == (mode in (CachingMode.OFF, CachingMode.ON))
 
 
 def _refuse_unless_alike(new: Traits, live: Traits) -> None:

@@ -13,7 +13,8 @@ from memserve_jax.core.errors import MemServeError
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.memserve_pb2_grpc import ControlServiceServicer
 from memserve_jax.proto.status import status_of
-from scheduler.cluster import Member, as_status
+from scheduler.cluster import as_status
+from scheduler.member import Member
 from scheduler.router import Router
 from scheduler.state import State
 

@@ -4,7 +4,9 @@ The scheduler names the peer; whether fetching pays is decided where the KV woul
 what that instance really holds.
 """
 
-from memserve_jax.core.types import FetchSource, InstanceId, Request, Route
+import numpy as np
+
+from memserve_jax.core.types import FetchSource, Request, Route
 from scheduler.view import ClusterView
 
 
@@ -17,17 +19,12 @@ def fetch_source(
     tokens but the last.
     """
     usable = (len(request.prompt_token_ids) - 1) // block_size_tokens * block_size_tokens
-    best: tuple[int, int, InstanceId] | None = None
-    for load in view.loads:
-        if load.instance == route.prefill:
-            continue
-        held = max(
-            view.prefill_cached_tokens.get(load.instance, 0),
-            view.decode_cached_tokens.get(load.instance, 0),
-        )
-        rank = (-min(held, usable), load.sequences, load.instance)
-        if best is None or rank < best:
-            best = rank
-    if best is None or -best[0] <= route.cached_tokens:
+    held = np.maximum(view.prefill_cached_tokens, view.decode_cached_tokens)
+    np.minimum(held, usable, out=held)
+    held[view.roster.row_of[route.prefill]] = 0
+    most = int(held.max())
+    if most <= route.cached_tokens:
         return None
-    return FetchSource(best[2], -best[0])
+    rows = np.flatnonzero(held == most)
+    row = int(rows[view.sequences[rows].argmin()])
+    return FetchSource(view.roster.instance(row), most)

@@ -24,7 +24,11 @@ class Flight:
 
 
 class Flights:
-    """Every request in flight through this scheduler."""
+    """Every request in flight through this scheduler.
+
+    Attributes:
+      changed: Instances whose counts have changed since whoever keeps columns cleared it.
+    """
 
     def __init__(self, *, max_in_flight: int):
         """Starts empty; `max_in_flight` requests are let in at once."""
@@ -32,6 +36,7 @@ class Flights:
         self._flights: dict[RequestId, Flight] = {}
         self._queued: dict[InstanceId, PrefillWork] = {}
         self._sequences: dict[InstanceId, int] = {}
+        self.changed: set[InstanceId] = set()
         self._waiting: list[tuple[InstanceId | None, asyncio.Future[None]]] = []
 
     def __len__(self) -> int:
@@ -63,6 +68,7 @@ class Flights:
         self._queued[route.prefill] = self.queued_at(route.prefill) + work
         for instance in {route.prefill, route.decode}:
             self._sequences[instance] = self.sequences_at(instance) + 1
+            self.changed.add(instance)
 
     def recall(self, flight: Flight) -> None:
         """Counts the request nowhere: an attempt has failed, and the next one is to depart."""
@@ -73,6 +79,7 @@ class Flights:
         if flight.work is None or flight.route is None:
             return
         instance = flight.route.prefill
+        self.changed.add(instance)
         rest = self._queued[instance] - flight.work
         flight.work = None
         if rest == PrefillWork():
@@ -136,6 +143,7 @@ class Flights:
         flight.route = None
 
     def _uncount(self, instance: InstanceId) -> None:
+        self.changed.add(instance)
         self._sequences[instance] -= 1
         if not self._sequences[instance]:
             del self._sequences[instance]

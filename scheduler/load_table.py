@@ -3,16 +3,21 @@
 A heartbeat is up to a period old. So what we gave an instance is counted here as it comes and
 goes, and a heartbeat only adds what exceeds it: work of clients that stream directly, or that
 came through another scheduler.
+
+Columns are kept from request to request; only rows of instances that something happened to are
+worked out again.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from memserve_jax.core.cost_model import PrefillCost, PrefillWork
-from memserve_jax.core.types import InstanceId, Role
+import numpy as np
+import numpy.typing as npt
+
+from memserve_jax.core.cost_model import PrefillCost, PrefillWork, WorkColumns
+from memserve_jax.core.types import InstanceId
 from memserve_jax.proto import memserve_pb2 as pb
-from scheduler.cluster import Member
 from scheduler.flights import Flights
+from scheduler.roster import Column, Roster, Rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +28,15 @@ class Excess:
     sequences: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadColumns:
+    """The load of each row of a roster."""
+
+    queued: WorkColumns  # prefills that are not finished
+    sequences: Column  # requests there, or on their way there
+    prefill_tokens_per_s: npt.NDArray[np.float64]  # as last reported; 0: not yet
+
+
 class LoadTable:
     """The load of every instance. Lives in the asyncio loop."""
 
@@ -30,6 +44,10 @@ class LoadTable:
         """Starts without heartbeats, above the requests of `flights`."""
         self._flights = flights
         self._excess: dict[InstanceId, tuple[Excess, Excess]] = {}  # the last two heartbeats'
+        self._rates: dict[InstanceId, float] = {}  # tokens/s
+        self._heard: set[InstanceId] = set()  # since the columns were brought up to date
+        self._roster: Roster | None = None
+        self._columns: LoadColumns | None = None
 
     def heard(self, status: pb.InstanceStatus) -> None:
         """Notes a heartbeat."""
@@ -42,10 +60,13 @@ class LoadTable:
         )
         _, before = self._excess.get(instance, (Excess(), Excess()))
         self._excess[instance] = before, now
+        self._rates[instance] = status.prefill_tokens_per_s
+        self._heard.add(instance)
 
     def left(self, instance: InstanceId) -> None:
         """Forgets an instance."""
         self._excess.pop(instance, None)
+        self._rates.pop(instance, None)
 
     def queued_at(self, instance: InstanceId) -> PrefillWork:
         """Returns the prefills that `instance` has not finished."""
@@ -55,6 +76,34 @@ class LoadTable:
     def sequences_at(self, instance: InstanceId) -> int:
         """Returns the requests that `instance` has, or that are on their way to it."""
         return self._flights.sequences_at(instance) + self._lasting(instance).sequences
+
+    def columns(self, roster: Roster) -> LoadColumns:
+        """Returns the load of each row. Only to be read, and only until something happens."""
+        columns, changed = self._columns, self._flights.changed
+        if columns is None or roster is not self._roster:
+            columns = _empty_columns(roster)
+            for row, place in enumerate(roster.places):
+                columns.prefill_tokens_per_s[row] = place.prefill_tokens_per_s
+                self._update(columns, row, place.instance)
+            self._roster, self._columns = roster, columns
+        else:
+            for instance in changed | self._heard:
+                row = roster.row_of.get(instance)
+                if row is not None:
+                    self._update(columns, row, instance)
+        changed.clear()
+        self._heard.clear()
+        return columns
+
+    def _update(self, columns: LoadColumns, row: int, instance: InstanceId) -> None:
+        work = self.queued_at(instance)
+        columns.queued.prompts[row] = work.prompts
+        columns.queued.new_tokens[row] = work.new_tokens
+        columns.queued.token_pairs[row] = work.token_pairs
+        columns.sequences[row] = self.sequences_at(instance)
+        rate = self._rates.get(instance)
+        if rate is not None:
+            columns.prefill_tokens_per_s[row] = rate
 
     def _lasting(self, instance: InstanceId) -> Excess:
         """Returns what two heartbeats in a row reported.
@@ -68,27 +117,40 @@ class LoadTable:
         )
 
 
-def costs(members: Iterable[Member], default: PrefillCost) -> dict[InstanceId, PrefillCost]:
-    """Returns what a prefill costs at each instance.
+class CostTable:
+    """What a prefill costs at each row of a roster. Lives in the asyncio loop.
 
     Instances of one role and tensor parallelism count as equally fast, at the best rate that any
     of them has reported: measured rates differ more by the prompts that came than by the
     hardware, and the noise would send all cold traffic to whoever looks fastest.
-
-    Args:
-      members: The instances.
-      default: Of the model: fitted, or linear until it is.
     """
-    members = list(members)
-    best: dict[tuple[Role, int], float] = {}
-    for member in members:
-        group = _group(member)
-        best[group] = max(best.get(group, 0.0), member.status.prefill_tokens_per_s)
-    models = {
-        group: default.on(tokens_per_s=rate, tp=group[1] or 1) for group, rate in best.items()
-    }
-    return {member.traits.instance: models[_group(member)] for member in members}
+
+    def __init__(self, default: PrefillCost):
+        """Makes a table; `default` is the model's cost: fitted, or linear until it is."""
+        self._default = default
+        self._made: dict[tuple[float, int], PrefillCost] = {}
+
+    def costs(
+        self, roster: Roster, tokens_per_s: npt.NDArray[np.float64]
+    ) -> list[tuple[PrefillCost, Rows]]:
+        """Returns the cost of each group of rows; `tokens_per_s` is what each row reported."""
+        made: dict[tuple[float, int], PrefillCost] = {}
+        costs: list[tuple[PrefillCost, Rows]] = []
+        for place, rows in roster.groups:
+            key = float(tokens_per_s[rows].max()), place.tensor_parallelism or 1
+            cost = self._made.get(key)
+            if cost is None:
+                cost = self._default.on(tokens_per_s=key[0], tp=key[1])
+            made[key] = cost
+            costs.append((cost, rows))
+        self._made = made
+        return costs
 
 
-def _group(member: Member) -> tuple[Role, int]:
-    return member.traits.role, member.status.tensor_parallelism
+def _empty_columns(roster: Roster) -> LoadColumns:
+    prompts, tokens, pairs, sequences = np.zeros((4, len(roster)), np.int64)
+    return LoadColumns(
+        queued=WorkColumns(prompts, tokens, pairs),
+        sequences=sequences,
+        prefill_tokens_per_s=np.zeros(len(roster)),
+    )

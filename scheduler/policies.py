@@ -4,14 +4,16 @@ Ties go to the instance with the fewest indexed blocks, then by rendezvous hash 
 instance): one view has one answer on every scheduler, and equal instances share cold traffic.
 """
 
-from collections.abc import Callable, Mapping
-from hashlib import blake2b
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
-from memserve_jax.core.cost_model import PrefillWork
-from memserve_jax.core.types import InstanceId, Request, Role, Route
-from scheduler.view import ClusterView, InstanceLoad
+import numpy as np
+import numpy.typing as npt
+
+from memserve_jax.core.types import Request, Role, Route
+from scheduler.roster import Rows, hash_of
+from scheduler.view import ClusterView, Seconds
 
 # Holding a whole prompt spares a decode instance the transfer, not the decoding: it is worth
 # this many sequences' company and no more, so that a popular prefix cannot pile up on one.
@@ -20,6 +22,8 @@ DECODE_AFFINITY_SEQUENCES = 2.0
 # Bounded loads, as in consistent hashing with bounded loads (arXiv 1608.01350).
 CROWD_SEQUENCES = 8.0
 CROWD_OF_MEAN = 1.5
+
+_Any = npt.NDArray[Any]
 
 
 class Policy(Protocol):
@@ -36,21 +40,19 @@ class Policy(Protocol):
 
 def round_robin(request: Request, view: ClusterView) -> Route:
     """Goes through every pair of a prefill and a decode instance in turn."""
-    prefills = sorted(view.prefillers(), key=lambda load: load.instance)
-    prefill = prefills[view.turn % len(prefills)]
-    if prefill.role is Role.COLOCATED:
+    prefills = view.prefillers()
+    prefill = int(prefills[view.turn % len(prefills)])
+    if view.roster.is_colocated[prefill]:
         return _route(prefill, prefill, view, "turn")
-    decodes = sorted(view.decoders(), key=lambda load: load.instance)
-    return _route(prefill, decodes[view.turn // len(prefills) % len(decodes)], view, "turn")
+    decodes = view.decoders()
+    decode = decodes[view.turn // len(prefills) % len(decodes)]
+    return _route(prefill, int(decode), view, "turn")
 
 
 def least_load(request: Request, view: ClusterView) -> Route:
     """Goes where the fewest requests are, then the fewest tokens to prefill."""
-
-    def load_of(load: InstanceLoad) -> tuple[int, int]:
-        return load.sequences, load.queued.new_tokens
-
-    return _choose(view, prefill_by=load_of, decode_by=load_of, reason="load")
+    load = (view.sequences, view.queued.new_tokens)
+    return _choose(view, prefill_by=load, decode_by=load, reason="load")
 
 
 def session(request: Request, view: ClusterView) -> Route:
@@ -58,53 +60,38 @@ def session(request: Request, view: ClusterView) -> Route:
 
     A request without a session goes by its first block.
     """
-    key = request.session_id.encode() or view.first_block
-
-    def hashed(load: InstanceLoad) -> bytes:
-        return rendezvous(key, load.instance)
-
+    hashed = (rendezvous(request.session_id.encode() or view.first_block, view.roster.hashes),)
     return _choose(view, prefill_by=hashed, decode_by=hashed, reason="session")
 
 
 def longest_prefix(request: Request, view: ClusterView) -> Route:
     """Goes where most of the prompt is cached already (paper section 6), whatever the load."""
-
-    def missing(load: InstanceLoad) -> int:
-        return -view.prefill_cached_tokens.get(load.instance, 0)
-
-    def missing_or_busy(load: InstanceLoad) -> tuple[int, int]:
-        return -view.decode_cached_tokens.get(load.instance, 0), load.sequences
-
-    return _choose(view, prefill_by=missing, decode_by=missing_or_busy, reason="prefix")
+    return _choose(
+        view,
+        prefill_by=(-view.prefill_cached_tokens,),
+        decode_by=(-view.decode_cached_tokens, view.sequences),
+        reason="prefix",
+    )
 
 
 def min_ttft(request: Request, view: ClusterView) -> Route:
     """Goes where the prefill would end soonest (paper eq. 1: the queue, and exec(x, y)).
 
     Waiting in a queue and computing a prefix again are both seconds, so a warm but busy instance
-    loses to a cold idle one exactly when it should. On a colocated instance every sequence that
-    decodes adds a token to the steps of the prefill.
+    loses to a cold idle one exactly when it should.
 
     Where a prefix is cached its prefill is so short that no queue shows, however popular it is. So
     an instance with a crowd of sequences is passed over: the next one computes the prefix once
     and holds it too, and a hot prefix ends up on as many instances as its load needs.
     """
     num_tokens = len(request.prompt_token_ids)
-    prefills = view.prefillers()
-    mean = sum(load.sequences for load in prefills) / len(prefills)
-    most = max(CROWD_SEQUENCES, CROWD_OF_MEAN * mean)
-
-    def ttft_s(load: InstanceLoad) -> tuple[bool, float]:
-        cached = view.prefill_cached_tokens.get(load.instance, 0)
-        decoding = load.sequences if load.role is Role.COLOCATED else 0
-        queued_s = load.cost.seconds(load.queued + PrefillWork(new_tokens=decoding))
-        return load.sequences > most, queued_s + load.cost.prefill_s(num_tokens, cached)
-
-    def crowd(load: InstanceLoad) -> float:
-        held = view.decode_cached_tokens.get(load.instance, 0) / num_tokens
-        return load.sequences - DECODE_AFFINITY_SEQUENCES * held
-
-    return _choose(view, prefill_by=ttft_s, decode_by=crowd, reason="ttft")
+    held = view.decode_cached_tokens / num_tokens
+    return _choose(
+        view,
+        prefill_by=(crowded(view), ttft_s(request, view)),
+        decode_by=(view.sequences - DECODE_AFFINITY_SEQUENCES * held,),
+        reason="ttft",
+    )
 
 
 POLICIES: Mapping[str, Policy] = MappingProxyType(
@@ -118,47 +105,61 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
 )
 
 
-def rendezvous(key: bytes, instance: InstanceId) -> bytes:
-    """Returns the rank of `instance` for `key`: the lowest of all instances wins."""
-    return blake2b(key, digest_size=8, person=_person(instance)).digest()
+def ttft_s(request: Request, view: ClusterView) -> Seconds:
+    """Returns the paper's eq. 1 for each row: seconds until a prefill of `request` would end."""
+    return view.queued_s() + view.prefill_s(len(request.prompt_token_ids))
 
 
-def _person(instance: InstanceId) -> bytes:
-    """Returns 16 bytes for `instance`: blake2b's own way to make one hash many."""
-    return blake2b(instance.encode(), digest_size=16).digest()
+def crowded(view: ClusterView) -> npt.NDArray[np.bool_]:
+    """Returns which rows have too many sequences, seen beside those that requests start on."""
+    mean = float(view.sequences[view.prefillers()].mean())
+    return view.sequences > max(CROWD_SEQUENCES, CROWD_OF_MEAN * mean)
+
+
+def rendezvous(key: bytes, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Returns the rank for `key` of each instance, given by the hash of its name.
+
+    The lowest of all instances wins: one that leaves moves only what it had. The bits are mixed
+    as splitmix64 ends (doi:10.1145/2714064.2660195).
+    """
+    mixed = hashes ^ np.uint64(hash_of(key))
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _choose(
-    view: ClusterView,
-    *,
-    prefill_by: Callable[[InstanceLoad], object],
-    decode_by: Callable[[InstanceLoad], object],
-    reason: str,
+    view: ClusterView, *, prefill_by: Sequence[_Any], decode_by: Sequence[_Any], reason: str
 ) -> Route:
-    """Returns the instances whose keys are least; a colocated one does both."""
+    """Returns the instances whose columns are least, the first column first.
 
-    def tie(load: InstanceLoad) -> tuple[int, bytes, InstanceId]:
-        hashed = rendezvous(view.first_block, load.instance)
-        return load.indexed_blocks, hashed, load.instance
-
-    prefill = _least(view.prefillers(), prefill_by, tie)
-    if prefill.role is Role.COLOCATED:
+    A colocated one does both.
+    """
+    prefill = _least(view, view.prefillers(), prefill_by)
+    if view.roster.places[prefill].role is Role.COLOCATED:
         return _route(prefill, prefill, view, reason)
-    return _route(prefill, _least(view.decoders(), decode_by, tie), view, reason)
+    return _route(prefill, _least(view, view.decoders(), decode_by), view, reason)
 
 
-def _least(
-    loads: tuple[InstanceLoad, ...],
-    by: Callable[[InstanceLoad], object],
-    tie: Callable[[InstanceLoad], object],
-) -> InstanceLoad:
-    return min(loads, key=lambda load: (by(load), tie(load)))
+def _least(view: ClusterView, rows: Rows, by: Sequence[_Any]) -> int:
+    for column in (*by, view.indexed_blocks):
+        rows = _at_least(column, rows)
+        if len(rows) == 1:
+            return int(rows[0])
+    ranks = rendezvous(view.first_block, view.roster.hashes[rows])
+    return int(rows[ranks.argmin()])  # of equal ranks the first: rows are in the order of names
 
 
-def _route(prefill: InstanceLoad, decode: InstanceLoad, view: ClusterView, reason: str) -> Route:
+def _at_least(column: _Any, rows: Rows) -> Rows:
+    """Returns the rows of `rows` whose value in `column` is the least of theirs."""
+    values = column[rows]
+    return rows[values == values.min()]
+
+
+def _route(prefill: int, decode: int, view: ClusterView, reason: str) -> Route:
     return Route(
-        prefill=prefill.instance,
-        decode=decode.instance,
-        cached_tokens=view.prefill_cached_tokens.get(prefill.instance, 0),
+        prefill=view.roster.instance(prefill),
+        decode=view.roster.instance(decode),
+        cached_tokens=int(view.prefill_cached_tokens[prefill]),
         reason=reason,
     )

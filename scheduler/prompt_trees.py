@@ -40,12 +40,14 @@ class Names(Protocol):
     def __getitem__(self, block: int, /) -> bytes: ...
 
 
-def reusable_tokens(num_tokens: int, num_blocks: int, block_size_tokens: int) -> int:
+def reusable_tokens(
+    num_tokens: int, num_blocks: npt.NDArray[np.int64], block_size_tokens: int
+) -> npt.NDArray[np.int64]:
     """Tokens of a prompt of `num_tokens` that a prefill skips where `num_blocks` are held.
 
     A full hit still computes the last token, so it reuses whole blocks of the others only.
     """
-    return min(num_blocks, (num_tokens - 1) // block_size_tokens) * block_size_tokens
+    return np.minimum(num_blocks, (num_tokens - 1) // block_size_tokens) * block_size_tokens
 
 
 class RoleTree:
@@ -58,6 +60,7 @@ class RoleTree:
       blocks_by_slot: Blocks that each slot's instance is believed to hold. Only to be read;
         another array once there are more slots.
       slots: By instance. Only to be read.
+      num_slot_changes: Goes up whenever `slots` changes.
     """
 
     def __init__(self, *, ttl_s: float, max_blocks: int, followed_ttl_s: float | None = None):
@@ -77,6 +80,7 @@ class RoleTree:
         self._num_blocks = 0
         self._expires_s = float("inf")  # no hope ends before
         self.slots: dict[InstanceId, int] = {}
+        self.num_slot_changes = 0
         self.blocks_by_slot: npt.NDArray[np.int64] = np.zeros(_MIN_SLOTS, np.int64)
 
     @property
@@ -202,6 +206,7 @@ class RoleTree:
             self._holders[slot] = Holder()
             self._drop(slot, gone)
             del self._holders[slot], self._instances[slot], self.slots[instance]
+            self.num_slot_changes += 1
 
     def check(self) -> None:
         """Asserts that masks and holders agree, and that the bound holds."""
@@ -227,6 +232,7 @@ class RoleTree:
                 grown[:slot] = self.blocks_by_slot
                 self.blocks_by_slot = grown
             self.slots[instance], self._instances[slot] = slot, instance
+            self.num_slot_changes += 1
             self._holders[slot] = Holder()
         return slot, self._holders[slot]
 

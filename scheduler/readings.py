@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from memserve_jax.core.types import Role
 from memserve_jax.telemetry import scheduler_metrics as metrics
 from memserve_jax.telemetry.metric import Reading
-from scheduler.cluster import DOWN, DRAINING, SERVING, TARGET
+from scheduler.member import DOWN, DRAINING, SERVING, TARGET
 from scheduler.state import State
 
 

@@ -4,20 +4,18 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memserve_jax.core.block_keys import BlockKeys, block_keys
+from memserve_jax.core.block_keys import block_keys
 from memserve_jax.core.block_names import BlockNames
 from memserve_jax.core.cost_model import PrefillCost, PrefillWork
 from memserve_jax.core.errors import NoInstanceError
-from memserve_jax.core.types import InstanceId, Request, Role, Route
+from memserve_jax.core.types import InstanceId, Request, Route
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.telemetry.scheduler_metrics import ROUTE_TIME, ROUTES
-from scheduler.cluster import Member, Traits
 from scheduler.fetch_source import fetch_source
-from scheduler.load_table import costs
+from scheduler.member import Traits
 from scheduler.policies import Policy
-from scheduler.prompt_trees import reusable_tokens
+from scheduler.snapshots import Snapshots
 from scheduler.state import State
-from scheduler.view import ClusterView, InstanceLoad
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +66,7 @@ class Router:
         self._state = state
         self._policy = policy
         self._policy_name = getattr(policy, "__name__", type(policy).__name__)
-        self._cost = cost
+        self._snapshots = Snapshots(state, cost)
         self._num_routed = 0
 
     @property
@@ -93,7 +91,10 @@ class Router:
         asked = _as_prompt(request)
         keys = block_keys(asked.prompt_token_ids, block_size)
         names = BlockNames(asked.cache_salt, keys)
-        view = self._view(asked, keys, names, self._routable(avoid))
+        roster = self._state.cluster.roster
+        if avoid:
+            roster = roster.without(avoid)
+        view = self._snapshots.view(asked, keys, names, roster, self._num_routed)
         route = self._policy(asked, view)
         self._num_routed += 1
         source = fetch_source(asked, route, view, block_size)
@@ -147,50 +148,6 @@ class Router:
         if self._state.cluster.lives(holder):
             tree = self._state.trees[holder.role]
             tree.confirm(holder.instance, names.first(len(names)), self._state.clock.now_s())
-
-    def _routable(self, avoid: frozenset[InstanceId]) -> list[Member]:
-        members = [member for member in self._state.cluster.members() if member.is_routable]
-        if not avoid:
-            return members
-        others = {m.traits.role for m in members if m.traits.instance not in avoid}
-        return [
-            member
-            for member in members
-            if member.traits.instance not in avoid or member.traits.role not in others
-        ]
-
-    def _view(
-        self, request: Request, keys: BlockKeys, names: BlockNames, members: Sequence[Member]
-    ) -> ClusterView:
-        cost = costs(members, self._cost)
-        num_tokens, block_size = len(request.prompt_token_ids), keys.block_size_tokens
-        cached = {
-            instance: reusable_tokens(num_tokens, num_blocks, block_size)
-            for role in (Role.PREFILL, Role.COLOCATED)
-            for instance, num_blocks in self._match(role, names).items()
-        }
-        held = self._match(Role.DECODE, names)
-        return ClusterView(
-            loads=tuple(self._load(member, cost[member.traits.instance]) for member in members),
-            prefill_cached_tokens=cached,
-            decode_cached_tokens={name: blocks * block_size for name, blocks in held.items()},
-            first_block=keys[0] if keys else block_keys(request.prompt_token_ids, num_tokens)[0],
-            turn=self._num_routed,
-        )
-
-    def _match(self, role: Role, names: BlockNames) -> dict[InstanceId, int]:
-        return self._state.trees[role].match(names, self._state.clock.now_s())
-
-    def _load(self, member: Member, cost: PrefillCost) -> InstanceLoad:
-        instance = member.traits.instance
-        return InstanceLoad(
-            instance=instance,
-            role=member.traits.role,
-            cost=cost,
-            queued=self._state.loads.queued_at(instance),
-            sequences=self._state.loads.sequences_at(instance),
-            indexed_blocks=self._state.trees.blocks_of(instance),
-        )
 
 
 def _as_prompt(request: Request) -> Request:

@@ -10,9 +10,10 @@ from memserve_jax.telemetry.metric import Kind
 from memserve_jax.telemetry.scheduler_metrics import DEPARTURES, SCHEDULER_METRICS
 from memserve_jax.telemetry.tally import Tally
 from scheduler.channels import Channels
-from scheduler.cluster import Cluster, Departure, Traits
+from scheduler.cluster import Cluster, Departure
 from scheduler.flights import Flights
 from scheduler.load_table import LoadTable
+from scheduler.member import Traits
 from scheduler.prompt_trees import PromptTrees
 
 _log = logging.getLogger(__name__)

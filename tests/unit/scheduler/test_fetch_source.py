@@ -14,7 +14,7 @@ from memserve_jax.core.types import (
     SamplingParams,
 )
 from scheduler.fetch_source import fetch_source
-from scheduler.view import ClusterView, InstanceLoad
+from scheduler.view import ClusterView, InstanceLoad, view_of
 
 S = 16
 COST = CostModel(fixed_s=1e-3, s_per_token=1e-4, s_per_token_pair=0.0)
@@ -29,18 +29,20 @@ def request_of(num_tokens: int) -> Request:
     )
 
 
-def view_of(prefill: dict[str, int], decode: dict[str, int], busy: dict[str, int]) -> ClusterView:
-    loads = tuple(
-        InstanceLoad(instance=InstanceId(name), role=role, cost=COST, sequences=busy.get(name, 0))
+def view_with(prefill: dict[str, int], decode: dict[str, int], busy: dict[str, int]) -> ClusterView:
+    loads = [
+        InstanceLoad(
+            instance=InstanceId(name),
+            role=role,
+            cost=COST,
+            sequences=busy.get(name, 0),
+            prefill_cached_tokens=held if role is Role.PREFILL else 0,
+            decode_cached_tokens=held if role is Role.DECODE else 0,
+        )
         for role, names in ((Role.PREFILL, prefill), (Role.DECODE, decode))
-        for name in names
-    )
-    return ClusterView(
-        loads=loads,
-        prefill_cached_tokens={InstanceId(name): held for name, held in prefill.items()},
-        decode_cached_tokens={InstanceId(name): held for name, held in decode.items()},
-        first_block=b"",
-    )
+        for name, held in names.items()
+    ]
+    return view_of(loads, first_block=b"k")
 
 
 def route_to(prefill: str, cached: int) -> Route:
@@ -50,31 +52,31 @@ def route_to(prefill: str, cached: int) -> Route:
 
 
 def test_the_peer_that_holds_most():
-    view = view_of({"p0": 16, "p1": 48}, {"d0": 32}, {})
+    view = view_with({"p0": 16, "p1": 48}, {"d0": 32}, {})
     assert fetch_source(request_of(65), route_to("p0", 16), view, S) == FetchSource(
         InstanceId("p1"), 48
     )
 
 
 def test_a_decode_instance_can_be_the_source():
-    view = view_of({"p0": 16}, {"d0": 64}, {})
+    view = view_with({"p0": 16}, {"d0": 64}, {})
     assert fetch_source(request_of(65), route_to("p0", 16), view, S) == FetchSource(
         InstanceId("d0"), 64
     )
 
 
 def test_nobody_where_the_prefill_instance_holds_as_much():
-    view = view_of({"p0": 48, "p1": 48}, {"d0": 48}, {})
+    view = view_with({"p0": 48, "p1": 48}, {"d0": 48}, {})
     assert fetch_source(request_of(65), route_to("p0", 48), view, S) is None
 
 
 def test_the_last_token_is_computed_whoever_holds_it():
-    view = view_of({"p0": 48}, {"d0": 64}, {})
+    view = view_with({"p0": 48}, {"d0": 64}, {})
     assert fetch_source(request_of(64), route_to("p0", 48), view, S) is None
 
 
 def test_of_equals_the_least_busy():
-    view = view_of({"p0": 0, "p1": 32, "p2": 32}, {}, {"p1": 3, "p2": 1})
+    view = view_with({"p0": 0, "p1": 32, "p2": 32}, {}, {"p1": 3, "p2": 1})
     found = fetch_source(request_of(65), route_to("p0", 0), view, S)
     assert found == FetchSource(InstanceId("p2"), 32)
 
@@ -86,7 +88,7 @@ def test_of_equals_the_least_busy():
 def test_a_source_always_spares_whole_blocks(held: list[int], num_tokens: int):
     usable = (num_tokens - 1) // S
     tokens = {f"p{i}": min(blocks, usable) * S for i, blocks in enumerate(held)}
-    view = view_of(tokens, {}, {})
+    view = view_with(tokens, {}, {})
     found = fetch_source(request_of(num_tokens), route_to("p0", tokens["p0"]), view, S)
     best = max(tokens.values())
     if best <= tokens["p0"]:

@@ -5,6 +5,7 @@ import dataclasses
 import random
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import assume, given
 
@@ -13,7 +14,8 @@ from memserve_jax.core.cost_model import CostModel, PrefillWork
 from memserve_jax.core.errors import NoInstanceError
 from memserve_jax.core.types import InstanceId, Request, RequestId, Role, SamplingParams
 from scheduler.policies import POLICIES, rendezvous
-from scheduler.view import ClusterView, InstanceLoad
+from scheduler.roster import hash_of
+from scheduler.view import ClusterView, InstanceLoad, view_of
 
 COST = CostModel(fixed_s=1e-3, s_per_token=1e-4, s_per_token_pair=1e-8)
 
@@ -39,13 +41,15 @@ def load(name: str, role: Role, *, queued_tokens: int = 0, sequences: int = 0, b
 
 
 def make_view(*loads: InstanceLoad, cached=None, held=None, key=b"first", turn=0) -> ClusterView:
-    return ClusterView(
-        loads=loads,
-        prefill_cached_tokens=cached or {},
-        decode_cached_tokens=held or {},
-        first_block=key,
-        turn=turn,
+    rows = (
+        dataclasses.replace(
+            row,
+            prefill_cached_tokens=(cached or {}).get(row.instance, 0),
+            decode_cached_tokens=(held or {}).get(row.instance, 0),
+        )
+        for row in loads
     )
+    return view_of(rows, first_block=key, turn=turn)
 
 
 def pair(**fields):
@@ -63,13 +67,15 @@ loads = st.builds(
     sequences=st.integers(0, 64),
     blocks=st.integers(0, 3),
 )
-views = st.builds(
-    lambda items, key, turn, cached: make_view(
-        *items,
-        key=key,
-        turn=turn,
-        cached={item.instance: 16 * cached for item in items[::2]},
-        held={item.instance: 16 * cached for item in items[::3]},
+worlds = st.builds(  # what a view is made of
+    lambda items, key, turn, cached: (
+        items,
+        {
+            "key": key,
+            "turn": turn,
+            "cached": {item.instance: 16 * cached for item in items[::2]},
+            "held": {item.instance: 16 * cached for item in items[::3]},
+        },
     ),
     st.lists(loads, max_size=8),
     st.binary(min_size=1, max_size=64),
@@ -86,11 +92,12 @@ def test_every_name_of_the_config_is_a_policy():
 
 
 @all_policies
-@given(request=requests, view=views)
-def test_only_able_instances_are_chosen(name, request, view):
-    role_of = {item.instance: item.role for item in view.loads}
+@given(request=requests, world=worlds)
+def test_only_able_instances_are_chosen(name, request, world):
+    items, known = world
+    role_of = {item.instance: item.role for item in items}
     try:
-        route = POLICIES[name](request, view)
+        route = POLICIES[name](request, make_view(*items, **known))
     except NoInstanceError:
         roles = set(role_of.values())
         assert Role.COLOCATED not in roles and not {Role.PREFILL, Role.DECODE} <= roles
@@ -99,15 +106,29 @@ def test_only_able_instances_are_chosen(name, request, view):
         assert route.decode == route.prefill
     else:
         assert role_of[route.prefill] is Role.PREFILL and role_of[route.decode] is Role.DECODE
-    assert route.cached_tokens == view.prefill_cached_tokens.get(route.prefill, 0)
+    assert route.cached_tokens == known["cached"].get(route.prefill, 0)
 
 
 @all_policies
-@given(request=requests, view=views, rng=st.randoms())
-def test_the_order_of_the_view_does_not_matter(name, request, view, rng: random.Random):
-    assume(any(item.role is Role.COLOCATED for item in view.loads))
-    shuffled = dataclasses.replace(view, loads=tuple(rng.sample(view.loads, len(view.loads))))
-    assert POLICIES[name](request, view) == POLICIES[name](request, shuffled)
+@given(request=requests, world=worlds, rng=st.randoms())
+def test_the_order_of_the_view_does_not_matter(name, request, world, rng: random.Random):
+    items, known = world
+    assume(any(item.role is Role.COLOCATED for item in items))
+    shuffled = rng.sample(items, len(items))
+    route = POLICIES[name](request, make_view(*items, **known))
+    assert route == POLICIES[name](request, make_view(*shuffled, **known))
+
+
+@all_policies
+@given(request=requests, world=worlds)
+def test_a_view_has_one_answer_and_stays_as_it_is(name, request, world):
+    items, known = world
+    assume(any(item.role is Role.COLOCATED for item in items))
+    view = make_view(*items, **known)
+    columns = [*view.queued, view.sequences, view.indexed_blocks, view.prefill_cached_tokens]
+    before = [column.copy() for column in columns]
+    assert POLICIES[name](request, view) == POLICIES[name](request, view)
+    assert all((now == then).all() for now, then in zip(columns, before, strict=True))
 
 
 @pytest.mark.parametrize("name", ["min_ttft", "longest_prefix"])
@@ -134,6 +155,14 @@ def test_longest_prefix_ignores_the_queue():
     busy = load("busy", Role.COLOCATED, queued_tokens=10**6, sequences=99)
     view = make_view(busy, load("idle", Role.COLOCATED), cached={"busy": 16})
     assert POLICIES["longest_prefix"](REQUEST, view).prefill == "busy"
+
+
+@given(st.lists(st.integers(0, 40), min_size=2, max_size=8), st.integers(0, 62))
+def test_min_ttft_passes_over_a_crowd(sequences, cached):
+    items = [load(f"c{i}", Role.COLOCATED, sequences=count) for i, count in enumerate(sequences)]
+    view = make_view(*items, cached={"c0": 16 * cached})
+    chosen = sequences[int(POLICIES["min_ttft"](REQUEST, view).prefill[1:])]
+    assert chosen <= max(8, 1.5 * sum(sequences) / len(sequences))
 
 
 @given(st.lists(st.integers(0, 20), min_size=2, max_size=8))
@@ -212,8 +241,8 @@ def test_cold_traffic_splits_evenly_over_idle_instances(name):
 
 
 def test_rendezvous_ranks_differ_by_key_and_spread():
-    names = [InstanceId(f"i{i}") for i in range(4)]
+    hashes = np.array([hash_of(f"i{i}".encode()) for i in range(4)], np.uint64)
     wins = collections.Counter(
-        min(names, key=lambda name: rendezvous(str(key).encode(), name)) for key in range(2000)
+        int(rendezvous(str(key).encode(), hashes).argmin()) for key in range(2000)
     )
-    assert all(400 < wins[name] < 600 for name in names)
+    assert all(400 < wins[row] < 600 for row in range(4))

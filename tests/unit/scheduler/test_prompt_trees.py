@@ -41,7 +41,7 @@ def follow(tree, instance, *told):
     [(16, 1, 0), (17, 1, 16), (32, 2, 16), (33, 2, 32), (33, 9, 32), (1, 0, 0), (100, 3, 48)],
 )
 def test_a_full_hit_still_computes_the_last_token(num_tokens, num_blocks, expected):
-    assert reusable_tokens(num_tokens, num_blocks, 16) == expected
+    assert reusable_tokens(num_tokens, np.array([num_blocks]), 16).tolist() == [expected]
 
 
 def test_match_says_how_deep_each_instance_goes():

@@ -74,7 +74,10 @@ def test_serve_answers_and_ends_gently(tmp_path: pathlib.Path):
 
 
 def test_a_scheduler_outlives_its_instance(tmp_path: pathlib.Path):
-    with process_cluster(GOLDEN.path, "colocated", folder=tmp_path) as cluster:
+    nobody_comes = {"scheduler.replay_wait_s": 0.5}
+    with process_cluster(
+        GOLDEN.path, "colocated", folder=tmp_path, overrides=nobody_comes
+    ) as cluster:
         client = cluster.client
         assert cluster["c0"].line.startswith("ready instance=c0 grpc=127.0.0.1:")
         assert_serves(client)

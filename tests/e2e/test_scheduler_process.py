@@ -62,7 +62,8 @@ def memserve_scheduler(model: str, *arguments: str):
 @pytest.fixture(scope="module")
 def target(model):
     patience = "--set", "scheduler.heartbeat_timeout_s=600"  # the fakes send no heartbeats
-    with memserve_scheduler(model, *patience) as (process, target):
+    haste = "--set", "scheduler.replay_wait_s=0.5"  # and none comes back
+    with memserve_scheduler(model, *patience, *haste) as (process, target):
         yield target
         assert process.poll() is None, "the scheduler died on the way"
 

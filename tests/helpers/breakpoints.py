@@ -5,7 +5,8 @@ but whenever something enters a phase it looks for FOLDER/NAME.PHASE.armed. If t
 becomes FOLDER/NAME.PHASE.hit, and the thread that entered the phase stands still until
 FOLDER/NAME.PHASE.go is there. A breakpoint is hit once. Phases are called `transfer.moving`,
 `reservation.open`, `sequence.running` and so on; `transfer-back.` and `reservation-back.` are
-those of KV that goes back from a decode instance.
+those of KV that goes back from a decode instance. An answer enters `answer.7` with its seventh
+token, which has not left the instance then.
 """
 
 import pathlib
@@ -16,6 +17,7 @@ from typing import Any
 
 from memserve_jax.cli import main
 from memserve_jax.engine import sequence as sequences
+from memserve_jax.engine.output import Answer
 from memserve_jax.mempool.reservation import Reservation
 from memserve_jax.mempool.transfer import Transfer
 
@@ -86,9 +88,10 @@ def stop_after(
     """Makes `kind.method(self, phase)` stop after it has done its work."""
     original = getattr(kind, method)
 
-    def stopping(self: Any, phase: Any) -> None:
-        original(self, phase)
+    def stopping(self: Any, phase: Any) -> Any:
+        result = original(self, phase)
         stop(name_of(self, phase))
+        return result
 
     setattr(kind, method, stopping)
 
@@ -124,6 +127,7 @@ def run() -> None:
     stop_when_made(sequences.Sequence, lambda sequence, phase: f"sequence.{phase}", stop)
     stop_after(Transfer, "advance", of_transfer, stop)
     stop_after(Reservation, "advance", of_reservation, stop)
+    stop_after(Answer, "push", lambda answer, _: f"answer.{answer.num_tokens}", stop)
     stop_after(sequences.Sequence, "enter", lambda sequence, phase: f"sequence.{phase}", stop)
     main(arguments)
 

@@ -6,6 +6,7 @@ decided by the pool, from the two ends.
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import jax
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.config import MemPoolSection
+from memserve_jax.core.credentials import Credentials, is_loopback
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.types import Role
 from memserve_jax.mempool.collective import CollectiveTransport
@@ -21,6 +23,7 @@ from memserve_jax.mempool.control import PeerChannel
 from memserve_jax.mempool.device_put import DevicePutTransport, LocalFabric
 from memserve_jax.mempool.jax_transfer import JaxTransferTransport
 from memserve_jax.mempool.tcp import TcpTransport
+from memserve_jax.mempool.tcp_tls import TlsTerms
 from memserve_jax.mempool.transport import Transport
 from memserve_jax.parallel.job import Job, fail_job
 from memserve_jax.proto.server import ANY_HOST, LOOPBACK
@@ -28,10 +31,13 @@ from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.pool_channel import GrpcPeerChannel
 
 _ELSEWHERE = ("192.0.2.1", 9)  # an address for documentation, on no network
+IN_PLAIN_TEXT = ("jax_transfer", "collective")  # between processes; neither can be encrypted
 BETWEEN_PROCESSES = {  # platform -> best first; None: any accelerator
     "cpu": ("tcp",),  # does all that jax_transfer does
     None: ("jax_transfer", "tcp"),
 }
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +81,8 @@ def make_links(role: Role, peers: Peers, situation: Situation) -> Links:
     if role is Role.COLOCATED and situation.section.fetch == "never":
         return NO_LINKS
     channel = GrpcPeerChannel(peers, asyncio.get_running_loop())
-    makers = _makers(situation, channel)
-    names = situation.section.transports
-    if names is None:
-        names = _default_names(situation)
+    makers = _makers(situation, channel, peers.credentials)
+    names = transport_names(situation, peers.credentials)
     chosen = tuple(makers[name]() for name in names if name in makers)
     if not chosen:
         raise ConfigError(
@@ -117,15 +121,46 @@ def reachable_host(host: str) -> str:
         return probe.getsockname()[0]
 
 
-def _makers(situation: Situation, channel: GrpcPeerChannel) -> dict[str, Callable[[], Transport]]:
+def transport_names(situation: Situation, credentials: Credentials) -> tuple[str, ...]:
+    """Returns the transports wanted, best first: those configured, else those of the platform.
+
+    Where there is TLS, none that cannot be encrypted leaves the machine, unless that is allowed.
+
+    Raises:
+      ConfigError: one is configured that cannot be encrypted.
+    """
+    configured = situation.section.transports
+    names = _default_names(situation) if configured is None else configured
+    is_outside = not is_loopback(reachable_host(situation.host))
+    if credentials.tls is None or credentials.is_insecure or not is_outside:
+        return names
+    bare = [name for name in names if name in IN_PLAIN_TEXT]
+    if bare and configured is not None:
+        raise ConfigError(
+            f"mempool.transports: got {bare[0]}, which cannot be encrypted, allowed with TLS "
+            "beyond loopback: tcp, or --insecure"
+        )
+    if bare:
+        _log.warning(
+            "%s: not used: KV would leave this machine in plain text; --insecure allows it",
+            ", ".join(bare),
+        )
+    return tuple(name for name in names if name not in IN_PLAIN_TEXT)
+
+
+def _makers(
+    situation: Situation, channel: GrpcPeerChannel, credentials: Credentials
+) -> dict[str, Callable[[], Transport]]:
     """Returns what makes each transport that can be had."""
     clock, fabric = situation.clock, situation.fabric
     place = {
         "host": reachable_host(situation.host),
         "timeout_s": situation.section.transfer_timeout_s,
     }
+    tls = credentials.tls
+    terms = None if tls is None else TlsTerms(files=tls, name=credentials.server_name)
     makers: dict[str, Callable[[], Transport]] = {
-        "tcp": lambda: TcpTransport(clock, **place),
+        "tcp": lambda: TcpTransport(clock, **place, tls=terms),
         "jax_transfer": lambda: JaxTransferTransport(channel, clock, **place),
     }
     job = situation.job

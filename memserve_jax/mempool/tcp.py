@@ -21,6 +21,7 @@ from memserve_jax.mempool.tcp_lane import Lane, LaneTerms, Parcel
 from memserve_jax.mempool.tcp_listener import Listener
 from memserve_jax.mempool.tcp_sending import Sending, cut
 from memserve_jax.mempool.tcp_sockets import address_of, listen
+from memserve_jax.mempool.tcp_tls import TlsTerms
 from memserve_jax.mempool.transport import Destination, Endpoint, Payload, TransportCounters
 
 NAME = "tcp"
@@ -30,7 +31,15 @@ JOIN_TIMEOUT_S = 2.0  # a lane may be waiting for a payload that is never comput
 class TcpTransport:
     """Sockets between processes; a listener of its own on a free port."""
 
-    def __init__(self, clock: Clock, *, host: str, timeout_s: float, has_checksums: bool = False):
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        host: str,
+        timeout_s: float,
+        has_checksums: bool = False,
+        tls: TlsTerms | None = None,
+    ):
         """Makes an end that listens, and takes connections from `receive` on.
 
         Args:
@@ -38,6 +47,7 @@ class TcpTransport:
           host: Address of this machine that peers reach; it listens there.
           timeout_s: Of connecting, and of every wait on a peer in which nothing moves.
           has_checksums: Whether payloads carry a CRC-32, beside TCP's own checksum.
+          tls: What both ends show and want, of all of them; None: plain text.
 
         Raises:
           OSError: nothing can listen on `host`.
@@ -47,6 +57,7 @@ class TcpTransport:
         self._clock = clock
         self._timeout_s = timeout_s
         self._has_checksums = has_checksums
+        self._tls = tls
         self._socket: socket.socket = listen(host)
         self._address = address_of(host, self._socket)
         self._port: Port | None = None
@@ -63,7 +74,7 @@ class TcpTransport:
     def receive(self, port: Port) -> None:
         """See `Transport.receive`."""
         self._port = port
-        self._listener = Listener(self._socket, port, timeout_s=self._timeout_s)
+        self._listener = Listener(self._socket, port, timeout_s=self._timeout_s, tls=self._tls)
 
     def refuses(self, at: Endpoint, source: Tier, target: Tier) -> str | None:
         """See `Transport.refuses`: HBM and HOST, both ways, wherever the other end is."""
@@ -126,6 +137,7 @@ class TcpTransport:
                         timeout_s=self._timeout_s,
                         has_checksums=self._has_checksums,
                         clock=self._clock,
+                        tls=self._tls,
                     ),
                 )
                 over = [at for at, other in self._lanes.items() if other.is_over]

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import queue
-import socket
 import threading
 import zlib
 from concurrent.futures import Future, InvalidStateError
@@ -19,11 +18,13 @@ from memserve_jax.mempool.stored_rows import StoredRows
 from memserve_jax.mempool.tcp_frames import Ack, FrameError, Hello, Kind, PartHeader
 from memserve_jax.mempool.tcp_sockets import (
     StalledError,
+    Wire,
     connect,
     hang_up,
     receive_frame,
     send_all,
 )
+from memserve_jax.mempool.tcp_tls import TlsTerms
 from memserve_jax.mempool.transport import Payload
 
 MAX_QUEUED_PARTS = 16384  # for one peer: a call more per side, layer and block at the most
@@ -54,6 +55,7 @@ class LaneTerms:
     timeout_s: float  # of connecting, and of every wait in which nothing moves
     has_checksums: bool  # of payloads
     clock: Clock
+    tls: TlsTerms | None = None  # None: plain text
 
 
 class Lane:
@@ -70,7 +72,7 @@ class Lane:
         self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._open: dict[int, Parcel] = {}  # submitted, not ended, by number; oldest first
         self._num_submitted = 0
-        self._socket: socket.socket | None = None
+        self._socket: Wire | None = None
         self._is_over = False
         name = f"tcp-to-{address}"
         self._acks = threading.Thread(target=self._take_acks, name=f"{name}-acks", daemon=True)
@@ -118,7 +120,7 @@ class Lane:
 
     def _run(self) -> None:
         try:
-            sock = connect(self._address, self._terms.timeout_s)
+            sock = connect(self._address, self._terms.timeout_s, self._terms.tls)
         except MemServeError as error:
             self._break(error)
             return
@@ -134,7 +136,7 @@ class Lane:
             if self._acks.ident is not None:
                 self._acks.join()
 
-    def _talk(self, sock: socket.socket) -> None:
+    def _talk(self, sock: Wire) -> None:
         send_all(sock, [memoryview(self._terms.hello.encode())])
         self._acks.start()
         while (number := self._queue.get()) is not None:
@@ -146,7 +148,7 @@ class Lane:
             if parcel is not None:
                 self._send(sock, number, parcel)
 
-    def _send(self, sock: socket.socket, number: int, parcel: Parcel) -> None:
+    def _send(self, sock: Wire, number: int, parcel: Parcel) -> None:
         try:
             header, buffers = self._prepare(number, parcel)
         except Exception as error:  # what computed the payload failed: the peer is not to blame

@@ -15,12 +15,14 @@ from memserve_jax.mempool.port import Port
 from memserve_jax.mempool.tcp_frames import Ack, FrameError, Hello, Kind, PartHeader
 from memserve_jax.mempool.tcp_sockets import (
     StalledError,
+    Wire,
     hang_up,
     receive_frame,
     receive_into,
     send_all,
     tune,
 )
+from memserve_jax.mempool.tcp_tls import TlsSocket, TlsTerms, answer
 
 MAX_CONNECTIONS = 256
 MAX_SKIPPED_BYTES = 4 << 30  # of a part that is refused: its sender may be on the way of giving up
@@ -32,19 +34,28 @@ _log = logging.getLogger(__name__)
 class Listener:
     """Takes connections for a port. A peer that misbehaves loses its own connection only."""
 
-    def __init__(self, listener: socket.socket, port: Port, *, timeout_s: float):
+    def __init__(
+        self,
+        listener: socket.socket,
+        port: Port,
+        *,
+        timeout_s: float,
+        tls: TlsTerms | None = None,
+    ):
         """Starts to accept; owns the listening socket from now on.
 
         Args:
           listener: Listens.
           port: Of the pool that the bytes are for.
           timeout_s: How long a peer may be silent within a frame or a payload.
+          tls: What a peer must show; None: plain text.
         """
         self._listener = listener
         self._port = port
         self._timeout_s = timeout_s
+        self._tls = tls
         self._lock = threading.Lock()
-        self._connections: dict[socket.socket, threading.Thread] = {}
+        self._connections: dict[Wire, threading.Thread] = {}
         self._is_closed = False
         self._accepts = threading.Thread(
             target=self._accept, name=f"tcp-{port.instance}", daemon=True
@@ -77,23 +88,35 @@ class Listener:
                 if not self._is_closed:
                     _log.warning("tcp: %s takes no more: %s", self._port.instance, error)
                 return
-            thread = threading.Thread(
-                target=self._serve, args=(sock,), name=self._accepts.name, daemon=True
-            )
-            with self._lock:
-                is_welcome = not self._is_closed and len(self._connections) < MAX_CONNECTIONS
-                if is_welcome:
-                    self._connections[sock] = thread
-            if is_welcome:
-                thread.start()
-            else:
-                _log.warning("tcp: %s has too many connections", self._port.instance)
+            try:
+                tune(sock, self._timeout_s)
+                wire = sock if self._tls is None else answer(sock, self._tls, self._timeout_s)
+            except OSError as error:  # it has gone already
+                _log.debug("tcp: %s: %s", self._port.instance, error)
                 sock.close()
+                continue
+            self._welcome(wire)
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _welcome(self, sock: Wire) -> None:
+        thread = threading.Thread(
+            target=self._serve, args=(sock,), name=self._accepts.name, daemon=True
+        )
+        with self._lock:
+            is_welcome = not self._is_closed and len(self._connections) < MAX_CONNECTIONS
+            if is_welcome:
+                self._connections[sock] = thread
+        if is_welcome:
+            thread.start()
+        else:
+            _log.warning("tcp: %s has too many connections", self._port.instance)
+            sock.close()
+
+    def _serve(self, sock: Wire) -> None:
         who = "a stranger"
         try:
-            tune(sock, self._timeout_s)
+            if isinstance(sock, TlsSocket):
+                assert self._tls is not None
+                sock.shake_hands(self._tls.name)
             hello = self._greet(sock)
             who = f"{hello.sender} epoch {hello.epoch}"
             while True:
@@ -111,7 +134,7 @@ class Listener:
             hang_up(sock)
             sock.close()
 
-    def _greet(self, sock: socket.socket) -> Hello:
+    def _greet(self, sock: Wire) -> Hello:
         frame = receive_frame(sock)
         if frame is None:
             raise StalledError("it does not say who it is")
@@ -123,7 +146,7 @@ class Listener:
             raise FrameError(f"its KV is {hello.layout}, here it is {self._port.layout}")
         return hello
 
-    def _take(self, sock: socket.socket, kind: Kind, body: bytes) -> None:
+    def _take(self, sock: Wire, kind: Kind, body: bytes) -> None:
         """Takes one part in and acknowledges it, delivered or refused."""
         if kind is not Kind.PART:
             raise FrameError(f"got {kind.name}, wanted PART")
@@ -146,7 +169,7 @@ class Listener:
         port.deliver(header.transfer_id, header.part, payload)
         _acknowledge(sock, Ack(number=header.number))
 
-    def _receive(self, sock: socket.socket, header: PartHeader, tier: Tier) -> np.ndarray:
+    def _receive(self, sock: Wire, header: PartHeader, tier: Tier) -> np.ndarray:
         layout = self._port.layout
         if tier is Tier.HBM:
             rows = empty_rows(header.part, layout)
@@ -159,11 +182,11 @@ class Listener:
         return rows
 
 
-def _acknowledge(sock: socket.socket, ack: Ack) -> None:
+def _acknowledge(sock: Wire, ack: Ack) -> None:
     send_all(sock, [memoryview(ack.encode())])
 
 
-def _skip(sock: socket.socket, num_bytes: int) -> None:
+def _skip(sock: Wire, num_bytes: int) -> None:
     if num_bytes > MAX_SKIPPED_BYTES:
         raise FrameError(f"{num_bytes} bytes that nobody expects")
     room = memoryview(bytearray(min(num_bytes, SKIP_BYTES)))

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from memserve_jax.core.errors import TransferFailedError
 from memserve_jax.mempool.tcp_frames import PREFIX_BYTES, Kind, Prefix
+from memserve_jax.mempool.tcp_tls import TlsSocket, TlsTerms, dial
 
+Wire = socket.socket | TlsSocket  # a connection
 BUFFER_BYTES = 4 << 20  # of a socket, each way: enough to keep the wire busy over a hand-over
 BUFFERS_PER_CALL = 512  # the kernel takes 1024
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 10, 5, 3
@@ -33,11 +35,11 @@ def listen(host: str) -> socket.socket:
     return listener
 
 
-def connect(address: str, timeout_s: float) -> socket.socket:
-    """Returns a connection to `HOST:PORT`.
+def connect(address: str, timeout_s: float, tls: TlsTerms | None = None) -> Wire:
+    """Returns a connection to `HOST:PORT`, encrypted where there is `tls`.
 
     Raises:
-      TransferFailedError: the address is none, or nobody answers there.
+      TransferFailedError: the address is none, nobody answers there, or not as `tls` wants it.
     """
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -51,10 +53,10 @@ def connect(address: str, timeout_s: float) -> socket.socket:
         sock.settimeout(timeout_s)
         sock.connect(at)
         tune(sock, timeout_s)
+        return sock if tls is None else dial(sock, tls, host, timeout_s)
     except OSError as error:
         sock.close()
         raise TransferFailedError(f"cannot connect to {address}: {error}") from error
-    return sock
 
 
 def tune(sock: socket.socket, timeout_s: float) -> None:
@@ -80,7 +82,7 @@ def tune(sock: socket.socket, timeout_s: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, number, value)
 
 
-def send_all(sock: socket.socket, buffers: Sequence[memoryview]) -> None:
+def send_all(sock: Wire, buffers: Sequence[memoryview]) -> None:
     """Sends buffers of bytes one after the other, without copying them.
 
     Raises:
@@ -101,7 +103,7 @@ def send_all(sock: socket.socket, buffers: Sequence[memoryview]) -> None:
             pending[first] = pending[first][sent:]
 
 
-def receive_into(sock: socket.socket, room: memoryview) -> None:
+def receive_into(sock: Wire, room: memoryview) -> None:
     """Fills `room` with what comes.
 
     Raises:
@@ -119,7 +121,7 @@ def receive_into(sock: socket.socket, room: memoryview) -> None:
         room = room[count:]
 
 
-def receive_frame(sock: socket.socket) -> tuple[Kind, bytes] | None:
+def receive_frame(sock: Wire) -> tuple[Kind, bytes] | None:
     """Returns the kind and the body of the next frame; None where none began in the time-out.
 
     Raises:
@@ -142,7 +144,7 @@ def receive_frame(sock: socket.socket) -> tuple[Kind, bytes] | None:
     return prefix.kind, bytes(body)
 
 
-def hang_up(sock: socket.socket) -> None:
+def hang_up(sock: Wire) -> None:
     """Ends a connection: calls under way on other threads come back. Its owner closes it."""
     with contextlib.suppress(OSError):  # it was not connected any more
         sock.shutdown(socket.SHUT_RDWR)

@@ -1,6 +1,8 @@
 """Which transports an instance has follows from its role, its config and who shares its process."""
 
 import asyncio
+import dataclasses
+import pathlib
 import socket
 from typing import Any
 
@@ -9,7 +11,9 @@ import pytest
 
 from memserve_jax.core.clock import ManualClock
 from memserve_jax.core.config import parse_config
+from memserve_jax.core.credentials import PLAIN, Credentials, credentials_of
 from memserve_jax.core.errors import ConfigError
+from memserve_jax.core.security_section import SecuritySection
 from memserve_jax.core.types import Role
 from memserve_jax.launch.links import (
     BETWEEN_PROCESSES,
@@ -19,16 +23,22 @@ from memserve_jax.launch.links import (
     check_transports,
     make_links,
     reachable_host,
+    transport_names,
 )
 from memserve_jax.mempool.device_put import LocalFabric
 from memserve_jax.parallel.job import Job
 from memserve_jax.serving.peers import Peers
+from tests.helpers.certificates import make_authority
 
 JOB = Job(coordinator="10.0.0.1:4000", process=0, num_processes=2)
 
 
 def links_of(
-    role: Role, *, fabric: LocalFabric | None = None, job: Job | None = None, **mempool: Any
+    role: Role,
+    *,
+    fabric: LocalFabric | None = None,
+    job: Job | None = None,
+    **mempool: Any,
 ) -> Links:
     async def make() -> Links:
         situation = Situation(
@@ -103,3 +113,27 @@ def test_what_listens_everywhere_is_reached_by_the_machines_address():
     found = reachable_host("0.0.0.0")
     with socket.create_server((found, 0)) as server:
         socket.create_connection(server.getsockname(), timeout=30.0).close()
+
+
+def test_with_tls_only_tcp_leaves_the_machine(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    paths = make_authority(tmp_path / "pki").issue("a", "a.test")
+    section = SecuritySection(ca=paths.ca, certificate=paths.certificate, key=paths.key)
+    tls = credentials_of(section)
+
+    def wanted(host: str, credentials: Credentials, **mempool: Any) -> tuple[str, ...]:
+        section = parse_config({"mempool": mempool}).mempool
+        situation = Situation(section=section, clock=ManualClock(), host=host, job=JOB)
+        return transport_names(situation, credentials)
+
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    everything = ("collective", "jax_transfer", "tcp")
+    assert wanted("10.0.0.9", tls) == ("tcp",)
+    assert "collective, jax_transfer: not used: KV would leave this machine in" in caplog.text
+    for transport in ("jax_transfer", "collective"):
+        with pytest.raises(ConfigError, match=f"transports: got {transport}, which cannot be enc"):
+            wanted("10.0.0.9", tls, transports=["tcp", transport])
+    assert wanted("127.0.0.1", tls) == everything
+    assert wanted("10.0.0.9", dataclasses.replace(tls, is_insecure=True)) == everything
+    assert wanted("10.0.0.9", PLAIN) == everything, "nothing of ours listens there then"

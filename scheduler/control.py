@@ -10,10 +10,12 @@ import grpc.aio
 
 from memserve_jax.core.config import SchedulerSection
 from memserve_jax.core.errors import MemServeError
+from memserve_jax.core.types import Request
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.memserve_pb2_grpc import ControlServiceServicer
 from memserve_jax.proto.status import status_of
 from scheduler.cluster import as_status
+from scheduler.explanation import explain
 from scheduler.member import Member
 from scheduler.router import Router
 from scheduler.state import State
@@ -35,6 +37,7 @@ class Control(ControlServiceServicer):
         section: SchedulerSection,
         *,
         on_change: Callable[[], Awaitable[None]],
+        prepare: Callable[[pb.GenerateRequest], Awaitable[Request]],
         metrics_target: str = "",
     ):
         """Opens nothing by itself.
@@ -44,12 +47,14 @@ class Control(ControlServiceServicer):
           router: Counts what was routed.
           section: Says how often instances should report, and which policy is shown.
           on_change: Awaited after who is routable may have changed.
+          prepare: Returns the request in a message, as the front door takes it.
           metrics_target: HOST:PORT of this scheduler's metrics; empty: there are none.
         """
         self._state = state
         self._router = router
         self._section = section
         self._on_change = on_change
+        self._prepare = prepare
         self._metrics_target = metrics_target
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterReply:
@@ -94,6 +99,13 @@ class Control(ControlServiceServicer):
             routed=self._router.num_routed,
             metrics_target=self._metrics_target,
         )
+
+    async def Explain(self, request: pb.GenerateRequest, context: Any) -> pb.ExplainReply:
+        """Says where a request would go now, and why."""
+        try:
+            return explain(await self._prepare(request), self._state, self._router)
+        except MemServeError as error:
+            return await context.abort(*status_of(error))
 
     async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainReply:
         """Stops routing to an instance, lets its requests end, then has it drain itself."""

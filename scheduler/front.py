@@ -67,7 +67,7 @@ class FrontDoor(GenerateServiceServicer):
         """Streams an answer from the instance that the policy chose."""
         try:
             with self._counts.ended():
-                prepared = _seeded(await self._prepare(request))
+                prepared = _seeded(await self.prepare(request))
                 flight = self._state.flights.admit(prepared.request_id)
                 try:
                     await self._serve(prepared, flight, context)
@@ -81,13 +81,13 @@ class FrontDoor(GenerateServiceServicer):
     async def Route(self, request: pb.GenerateRequest, context: Any) -> pb.RouteResponse:
         """Says where to stream from directly."""
         try:
-            plan = self._router.plan(await self._prepare(request))
+            plan = self._router.plan(await self.prepare(request))
         except MemServeError as error:
             return await context.abort(*status_of(error))
         return pb.RouteResponse(target=plan.decode.target, route=plan.to_message())
 
-    async def _prepare(self, message: pb.GenerateRequest) -> Request:
-        """Returns the request in `message`.
+    async def prepare(self, message: pb.GenerateRequest) -> Request:
+        """Returns the request in `message`, as `Generate` and `Route` take it.
 
         Raises:
           InvalidRequestError: it can never be served.

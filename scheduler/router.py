@@ -16,6 +16,7 @@ from scheduler.member import Traits
 from scheduler.policies import Policy
 from scheduler.snapshots import Snapshots
 from scheduler.state import State
+from scheduler.view import ClusterView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,11 @@ class Plan:
 
 
 class Router:
-    """Routes by one policy over what is known. Lives in the asyncio loop."""
+    """Routes by one policy over what is known. Lives in the asyncio loop.
+
+    Attributes:
+      policy_name: What the policy is called.
+    """
 
     def __init__(self, state: State, *, policy: Policy, cost: PrefillCost):
         """Makes a router that has routed nothing.
@@ -65,7 +70,7 @@ class Router:
         """
         self._state = state
         self._policy = policy
-        self._policy_name = getattr(policy, "__name__", type(policy).__name__)
+        self.policy_name = getattr(policy, "__name__", type(policy).__name__)
         self._snapshots = Snapshots(state, cost)
         self._num_routed = 0
 
@@ -85,6 +90,20 @@ class Router:
           NoInstanceError: no set of live instances can serve it.
         """
         started_s = self._state.clock.now_s()
+        plan, _ = self._decide(request, avoid)
+        self._num_routed += 1
+        self._count(plan, started_s)
+        return plan
+
+    def consider(self, request: Request) -> tuple[Plan, ClusterView]:
+        """Returns what `plan` would say now, and the view it would say it of. Counts nothing.
+
+        Raises:
+          NoInstanceError: no set of live instances can serve it.
+        """
+        return self._decide(request, frozenset())
+
+    def _decide(self, request: Request, avoid: frozenset[InstanceId]) -> tuple[Plan, ClusterView]:
         block_size = self._state.cluster.block_size_tokens
         if block_size is None:
             raise NoInstanceError("no instance is registered; try again later")
@@ -96,7 +115,6 @@ class Router:
             roster = roster.without(avoid)
         view = self._snapshots.view(asked, keys, names, roster, self._num_routed)
         route = self._policy(asked, view)
-        self._num_routed += 1
         source = fetch_source(asked, route, view, block_size)
         plan = Plan(
             request=request,
@@ -107,8 +125,7 @@ class Router:
             fetch=source and self._state.cluster.member(source.instance).traits,
             fetch_tokens=source.num_tokens if source else 0,
         )
-        self._count(plan, started_s)
-        return plan
+        return plan, view
 
     def prefilled(self, plan: Plan) -> None:
         """Learns from the first token: the prefill instance holds the prompt."""
@@ -117,7 +134,7 @@ class Router:
 
     def arrived(self, plan: Plan) -> None:
         """Learns from the second token: the decode instance holds the prompt."""
-        if plan.decode.caching.decode_caches:
+        if plan.decode is not plan.prefill and plan.decode.caching.decode_caches:
             self._confirm(plan.decode, plan.names)
 
     def finished(self, plan: Plan, output_token_ids: Sequence[int]) -> None:
@@ -142,7 +159,7 @@ class Router:
         for role, name in {
             (traits.role.value, str(traits.instance)) for traits in (plan.prefill, plan.decode)
         }:
-            tally.add(ROUTES, self._policy_name, plan.route.reason, role, name)
+            tally.add(ROUTES, self.policy_name, plan.route.reason, role, name)
 
     def _confirm(self, holder: Traits, names: BlockNames) -> None:
         if self._state.cluster.lives(holder):

@@ -95,6 +95,7 @@ class SchedulerServer:
             router,
             section,
             on_change=self._refresh_health,
+            prepare=self._front.prepare,
             metrics_target=metrics.target if metrics is not None else "",
         )
         if metrics is not None:

@@ -1,7 +1,6 @@
 """`memserve generate`: streams the answer to one prompt."""
 
 import json
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +8,7 @@ import click
 
 from memserve_jax.cli.credential_options import connect
 from memserve_jax.cli.options import client_options, sampling_options, target_option, usage_errors
+from memserve_jax.cli.prompt import given_prompt
 from memserve_jax.client import Answer, Chunk, ClientError
 from memserve_jax.client.answer import join
 from memserve_jax.core.types import FinishReason
@@ -27,7 +27,7 @@ def command(
     prompt: str | None, target: str, token_ids: str | None, as_json: bool, **options: Any
 ) -> None:
     """Stream the answer to PROMPT (`-`: standard input, UTF-8, as it is)."""
-    text, ids = _prompt(prompt, token_ids)
+    text, ids = given_prompt(prompt, token_ids)
     with usage_errors(), connect(target) as client:
         chunks = client.stream(text, token_ids=ids, **client_options(options))
         answer = join(chunks if as_json else _echoed(chunks))
@@ -65,33 +65,3 @@ def _echoed(chunks: Iterable[Chunk]) -> Iterable[Chunk]:
     finally:
         if has_text:
             click.echo()
-
-
-def _prompt(prompt: str | None, token_ids: str | None) -> tuple[str | None, list[int] | None]:
-    """Returns the text or the token ids given; exactly one of them."""
-    if token_ids is not None:
-        if prompt is not None:
-            raise click.UsageError("--token-ids: got PROMPT beside it, allowed: one of the two")
-        return None, _parse_ids(token_ids)
-    if prompt is None:
-        raise click.UsageError("PROMPT: got nothing, allowed: a text, - or --token-ids")
-    return (_read_stdin() if prompt == "-" else prompt), None
-
-
-def _parse_ids(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise click.UsageError(
-            f"--token-ids: got {text!r}, allowed: numbers joined by commas"
-        ) from None
-
-
-def _read_stdin() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise click.UsageError(
-            f"PROMPT: standard input is not UTF-8: byte 0x{byte:02x} at {error.start}"
-        ) from None

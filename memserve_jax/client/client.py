@@ -98,6 +98,24 @@ class Client:
         request = build_request(Prompt(prompt, token_ids, messages), options)
         return self._call(self._generate.Route, request, _CONTROL_TIMEOUT_S)
 
+    def explain(
+        self,
+        prompt: str | None = None,
+        *,
+        token_ids: Sequence[int] | None = None,
+        messages: Sequence[Mapping[str, str]] | None = None,
+        **options: Any,
+    ) -> pb.ExplainReply:
+        """Returns why the scheduler would send this request where it would.
+
+        Nothing is counted or changed. Arguments as of `generate`.
+
+        Raises:
+          ClientError: what the server or the connection says.
+        """
+        request = build_request(Prompt(prompt, token_ids, messages), options)
+        return self._call(self._control.Explain, request, _CONTROL_TIMEOUT_S)
+
     def status(self, *, timeout_s: float = _CONTROL_TIMEOUT_S) -> pb.ClusterStatusReply:
         """Returns the cluster's status; of an instance, a cluster of that one.
 

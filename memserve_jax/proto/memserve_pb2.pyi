@@ -617,6 +617,46 @@ class DrainReply(_message.Message):
     instance: str
     def __init__(self, instance: _Optional[str] = ...) -> None: ...
 
+class ExplainReply(_message.Message):
+    __slots__ = ("policy", "route", "why", "prompt_tokens", "instances")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    route: RouteInfo
+    why: str
+    prompt_tokens: int
+    instances: _containers.RepeatedCompositeFieldContainer[ExplainedInstance]
+    def __init__(self, policy: _Optional[str] = ..., route: _Optional[_Union[RouteInfo, _Mapping]] = ..., why: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., instances: _Optional[_Iterable[_Union[ExplainedInstance, _Mapping]]] = ...) -> None: ...
+
+class ExplainedInstance(_message.Message):
+    __slots__ = ("instance", "role", "state", "can_start", "cached_tokens", "queued_prefill_tokens", "queued_s", "prefill_s", "sequences", "indexed_blocks", "is_crowded")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CAN_START_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_S_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_S_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    INDEXED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    IS_CROWDED_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    role: str
+    state: str
+    can_start: bool
+    cached_tokens: int
+    queued_prefill_tokens: int
+    queued_s: float
+    prefill_s: float
+    sequences: int
+    indexed_blocks: int
+    is_crowded: bool
+    def __init__(self, instance: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., can_start: bool = ..., cached_tokens: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., queued_s: _Optional[float] = ..., prefill_s: _Optional[float] = ..., sequences: _Optional[int] = ..., indexed_blocks: _Optional[int] = ..., is_crowded: bool = ...) -> None: ...
+
 class RegisterRequest(_message.Message):
     __slots__ = ("status",)
     STATUS_FIELD_NUMBER: _ClassVar[int]

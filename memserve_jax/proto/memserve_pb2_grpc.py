@@ -711,6 +711,11 @@ class ControlServiceStub(object):
                 request_serializer=memserve__jax_dot_proto_dot_memserve__pb2.QuiesceRequest.SerializeToString,
                 response_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.QuiesceReply.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/memserve.v1.ControlService/Explain',
+                request_serializer=memserve__jax_dot_proto_dot_memserve__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.ExplainReply.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer(object):
@@ -758,6 +763,14 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Says where a request would go now, and what it would cost everywhere. Changes nothing.
+        Errors as of `Route`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -790,6 +803,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.Quiesce,
                     request_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.QuiesceRequest.FromString,
                     response_serializer=memserve__jax_dot_proto_dot_memserve__pb2.QuiesceReply.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.GenerateRequest.FromString,
+                    response_serializer=memserve__jax_dot_proto_dot_memserve__pb2.ExplainReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -956,6 +974,33 @@ class ControlService(object):
             '/memserve.v1.ControlService/Quiesce',
             memserve__jax_dot_proto_dot_memserve__pb2.QuiesceRequest.SerializeToString,
             memserve__jax_dot_proto_dot_memserve__pb2.QuiesceReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memserve.v1.ControlService/Explain',
+            memserve__jax_dot_proto_dot_memserve__pb2.GenerateRequest.SerializeToString,
+            memserve__jax_dot_proto_dot_memserve__pb2.ExplainReply.FromString,
             options,
             channel_credentials,
             insecure,

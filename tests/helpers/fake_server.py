@@ -87,6 +87,9 @@ class FakeServer(
     def Quiesce(self, request, context):
         return self._reply("Quiesce", request, context)
 
+    def Explain(self, request, context):
+        return self._reply("Explain", request, context)
+
     def _reply(self, method: str, request: Any, context: Any) -> Any:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))

@@ -30,7 +30,7 @@ def test_the_version(memserve):
         (["drain"], "memserve drain: Missing argument 'NAME'"),
         (["drain", "a", "b"], "memserve drain: Got unexpected extra argument"),
         (["role", "p0", "decode"], "memserve role: not there yet: "),
-        (["route", "--explain", "hi"], "memserve route: not there yet: "),
+        (["route", "--explain"], "memserve route: PROMPT: got nothing, allowed: a text"),
     ],
 )
 def test_usage_errors_are_one_line_and_exit_2(memserve, arguments, line):

@@ -4,6 +4,7 @@ import threading
 import unittest.mock
 from concurrent.futures import Future
 
+import jax
 import numpy as np
 import pytest
 
@@ -105,6 +106,39 @@ def test_a_group_is_submitted_before_the_next_one_is_even_dispatched(pair_of):
         pair.answer("a", random_prompt(60))
     both = [("dispatched", 0), ("submitted", 0), ("dispatched", 1), ("submitted", 1)]
     assert happened[-4:] == both  # of the last chunk: its receiver has answered
+
+
+def test_a_group_has_arrived_before_the_next_one_has_been_computed(pair_of):
+    """The last group cannot finish before the first one's bytes are at the receiver."""
+    pair = pair_of(mempool=BY_LAYER)
+    num_blocks = -(-60 // S)
+    arrived, computed = threading.Event(), []
+    [transport] = pair.transports[:1]
+    send, grouped = transport.send, pair.prefill._runner._grouped
+
+    def recording_send(transfer_id, part, payload, to):
+        sent = send(transfer_id, part, payload, to)
+        if part.first_layer == 0 and part.first_block + part.num_blocks == num_blocks:
+            sent.add_done_callback(lambda _: arrived.set())  # of the last chunk
+        return sent
+
+    def gate():
+        is_last_chunk = len(computed) == 1  # when the first was sent nobody had answered
+        computed.append(arrived.wait(PATIENCE / 1000) if is_last_chunk else arrived.is_set())
+        return np.float32(0)
+
+    last = grouped._last
+
+    def gated(params, pages, x, *rest):
+        passed = jax.pure_callback(gate, jax.ShapeDtypeStruct((), np.float32))
+        return last(params, pages, x + passed, *rest)
+
+    transport.send = recording_send
+    gated = jax.jit(gated, donate_argnums=(1, 4))
+    with unittest.mock.patch.object(grouped, "_last", gated):
+        answered = pair.answer("a", random_prompt(60))
+    assert computed == [False, True]
+    assert answered.token_ids == naive_greedy(tuple(random_prompt(60)), 8)
 
 
 class Step:

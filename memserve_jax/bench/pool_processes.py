@@ -15,11 +15,11 @@ from typing import Any
 
 from memserve_jax.bench.call_link import CallLink, Respond
 from memserve_jax.core.errors import TransferFailedError
+from memserve_jax.core.malloc import with_tunables
 from memserve_jax.core.types import InstanceId
 
 POOLS = "memserve_jax.bench.pool_process"
 PATIENCE_S = 120.0  # of a command, where nothing else is said
-HUGE_PAGES = "glibc.malloc.hugetlb=1"  # copies of large arrays on the CPU are many times as fast
 
 
 class PoolWorker:
@@ -32,7 +32,7 @@ class PoolWorker:
         ours, theirs = socket.socketpair()
         self.popen = subprocess.Popen(
             [sys.executable, "-m", module, str(theirs.fileno())],
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": HUGE_PAGES},
+            env=with_tunables({**os.environ, "JAX_PLATFORMS": "cpu"}),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -13,7 +13,7 @@ import click
 from memserve_jax.cli.lazy_group import LazyGroup
 from memserve_jax.client.errors import ClientError
 from memserve_jax.core.errors import CheckpointError, ConfigError, MemServeError
-from memserve_jax.launch.huge_pages import restart_with_huge_pages
+from memserve_jax.core.malloc import restart_with_tunables
 
 _FOLDER = "memserve_jax.cli"
 LOADING_JAX = ("serve", "instance", "bench")
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = " ".join(["memserve", *given[:1]]) if given and given[0] in COMMANDS else "memserve"
     if arguments is None and given[:1] and given[0] in LOADING_JAX:
-        restart_with_huge_pages()
+        restart_with_tunables()
     logging.basicConfig(format="%(asctime)s %(levelname).1s %(name)s: %(message)s")
     for package in ("memserve_jax", "scheduler"):
         logging.getLogger(package).setLevel(logging.INFO)

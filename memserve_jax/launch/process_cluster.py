@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from memserve_jax.core.config import Config, to_mapping
 from memserve_jax.core.credentials import credentials_of
 from memserve_jax.core.errors import ConfigError
+from memserve_jax.core.malloc import with_tunables
 from memserve_jax.launch.child import ChildCommand
-from memserve_jax.launch.huge_pages import with_huge_pages
 from memserve_jax.launch.lifeline import refuse_unless_supported
 from memserve_jax.launch.machine import environments, probe_machine
 from memserve_jax.launch.supervisor import Supervisor
@@ -43,7 +43,7 @@ async def launch_processes(config: Config) -> Supervisor:
     check_metrics_ports(config, len(plan.instances))
     check_address(config.host, config.port, credentials_of(config.security))
     _log.info("config: %s", to_mapping(config))
-    environment = with_huge_pages(os.environ)
+    environment = with_tunables(os.environ)
     machine = await probe_machine(environment)
     if machine.platform == "tpu" and has_job(config):
         raise ConfigError(

@@ -1,6 +1,8 @@
 """Buffers in host memory that parts pass through."""
 
+import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,9 @@ from memserve_jax.mempool.part import Part
 
 ALIGNMENT_BYTES = 64  # a CPU device takes arrays so aligned over without a copy
 HEADS = 3  # the axis of K in [n, L, C, K, S, H]
+MANY_ELEMENTS = 1 << 20  # from which on a shard is worth a thread
+
+Heads = tuple[int, int]  # the first, and the one after the last
 
 
 def empty_rows(part: Part, layout: KVLayout) -> Shaped[np.ndarray, "n L C K S H"]:
@@ -37,60 +42,54 @@ def place(
     rows: Shaped[np.ndarray, "n L C K S H"], sharding: NamedSharding
 ) -> Shaped[Array, "n L C K S H"]:
     """Returns rows on a mesh. They are the result's from now on: nobody may write them."""
-    if not is_on_cpu(sharding) or sharding.mesh.size == 1:
+    if not is_cut_on_cpu(1, sharding):
         return jax.block_until_ready(jax.device_put(rows, sharding))
     if sharding.is_fully_replicated:
-        return _on_devices(rows.shape, sharding, lambda start, stop: rows)
-    return spread([rows], sharding)
+        return _on_devices(rows.shape, sharding, lambda _: rows)
+    return spread(rows, sharding)
 
 
-def is_on_cpu(sharding: NamedSharding) -> bool:
-    """Whether the memory of the sharding's devices is host memory."""
-    return next(iter(sharding.device_set)).platform == "cpu"
+def is_cut_on_cpu(num_pieces: int, target: NamedSharding) -> bool:
+    """Whether `spread` is what takes a payload in so many pieces to a mesh."""
+    on_cpu = next(iter(target.device_set)).platform == "cpu"
+    return on_cpu and num_pieces == 1 and target.mesh.size > 1
 
 
 def spread(
-    pieces: Sequence[Shaped[np.ndarray, "n L C k S H"]], target: NamedSharding
+    whole: Shaped[np.ndarray, "n L C K S H"], target: NamedSharding
 ) -> Shaped[Array, "n L C K S H"]:
-    """Returns a copy, on CPU devices, of pieces that follow one another along the heads.
+    """Returns a copy of packed blocks on several CPU devices.
 
-    Each byte is copied once, straight to the shard that it belongs to: with unequal shards
-    `jax.device_put` would copy it twice. Devices that hold the same shard hold one memory.
+    Each byte is copied once, straight to the shard that it belongs to; `jax.device_put` would
+    copy it twice. Devices that hold the same shard hold one memory.
     """
-    shape = list(pieces[0].shape)
-    shape[HEADS] = sum(piece.shape[HEADS] for piece in pieces)
-    return _on_devices(shape, target, lambda start, stop: _heads(pieces, start, stop))
+    return _on_devices(whole.shape, target, lambda heads: _heads(whole, *heads))
 
 
 def _on_devices(
-    shape: Sequence[int], target: NamedSharding, shard_of: Callable[[int, int], np.ndarray]
+    shape: Sequence[int], target: NamedSharding, shard_of: Callable[[Heads], np.ndarray]
 ) -> Array:
-    """Returns an array of the shards that `shard_of(first head, last + 1)` makes; not copied."""
-    shards: dict[tuple[int, int], np.ndarray] = {}
-    arrays: list[Array] = []
+    """Returns an array of the shards that `shard_of` makes; they are not copied."""
+    heads_at: dict[jax.Device, Heads] = {}  # pyright: ignore[reportInvalidTypeForm]
     for device, index in target.addressable_devices_indices_map(tuple(shape)).items():
         assert index is not None, "a device of the target without a shard"
         start, stop, _ = index[HEADS].indices(shape[HEADS])
-        if (start, stop) not in shards:
-            shards[start, stop] = shard_of(start, stop)
-        arrays.append(jax.device_put(shards[start, stop], device))
+        heads_at[device] = (start, stop)
+    wanted = list(dict.fromkeys(heads_at.values()))
+    num_threads = len(wanted) if math.prod(shape) >= MANY_ELEMENTS else 1
+    with ThreadPoolExecutor(num_threads) as copiers:  # numpy copies without the interpreter lock
+        made = copiers.map(shard_of, wanted) if num_threads > 1 else map(shard_of, wanted)
+        shards = dict(zip(wanted, made, strict=True))
+    arrays = [jax.device_put(shards[heads], device) for device, heads in heads_at.items()]
     whole = jax.make_array_from_single_device_arrays(tuple(shape), target, arrays)
     return jax.block_until_ready(whole)
 
 
-def _heads(pieces: Sequence[np.ndarray], start: int, stop: int) -> np.ndarray:
-    """Returns a copy of heads `start` to `stop - 1` of all pieces together, aligned."""
-    shape = list(pieces[0].shape)
-    shape[HEADS] = stop - start
-    shard = _aligned(tuple(shape), pieces[0].dtype)
-    num_before = 0
-    for piece in pieces:
-        first = max(start, num_before)
-        last = min(stop, num_before + piece.shape[HEADS])
-        if first < last:
-            own = piece[:, :, :, first - num_before : last - num_before]
-            shard[:, :, :, first - start : last - start] = own
-        num_before += piece.shape[HEADS]
+def _heads(whole: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Returns a copy of heads `start` to `stop - 1`, aligned."""
+    wanted = whole[:, :, :, start:stop]
+    shard = _aligned(wanted.shape, whole.dtype)
+    np.copyto(shard, wanted)
     return shard
 
 

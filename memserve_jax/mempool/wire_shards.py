@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jaxtyping import Array, Shaped
 
-from memserve_jax.mempool.host_buffers import HEADS, is_on_cpu, spread
+from memserve_jax.mempool.host_buffers import HEADS, is_cut_on_cpu, spread
 from memserve_jax.parallel.mesh import MODEL_AXIS
 from memserve_jax.parallel.sharding import PACKED
 
@@ -59,9 +59,8 @@ def assemble(
     pieces: Sequence[Shaped[Array, "n L C k S H"]], target: NamedSharding
 ) -> Shaped[Array, "n L C K S H"]:
     """Returns the payload on `target`, from pieces that lie where `landing_specs` wants them."""
-    is_unequal = not len(pieces) == num_splits(target) == target.mesh.size
-    if is_unequal and is_on_cpu(target):
-        return spread([np.asarray(piece) for piece in pieces], target)
+    if is_cut_on_cpu(len(pieces), target):
+        return spread(np.asarray(pieces[0]), target)
     devices = [next(iter(piece.devices())) for piece in pieces]
     merged = [
         _join([piece for piece, at in zip(pieces, devices, strict=True) if at == device])
@@ -81,10 +80,9 @@ def moved(
 ) -> Shaped[Array, "n L C K S H"]:
     """Returns a payload on another mesh of this process, complete."""
     pieces = pieces_of(payload)
-    is_equal = len(pieces) == num_splits(target) == target.mesh.size
-    if is_equal or not is_on_cpu(target):
-        return jax.block_until_ready(jax.device_put(payload, target))
-    return spread([np.asarray(piece) for piece in pieces], target)
+    if is_cut_on_cpu(len(pieces), target):
+        return spread(np.asarray(pieces[0]), target)
+    return jax.block_until_ready(jax.device_put(payload, target))
 
 
 def _landing_devices(num_pieces: int, target: NamedSharding) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from memserve_jax.client import ClientError
+from memserve_jax.core.malloc import with_tunables
 from tests.helpers.goldens import load_golden
 from tests.helpers.processes import (
     PATIENCE_S,
@@ -70,7 +71,7 @@ def test_every_instance_is_a_process_with_its_own_devices(served: ServedProcesse
     assert set(served.children) == {"scheduler", "p0", "d0", "d1"}
     for name, pid in served.children.items():
         environment = pathlib.Path(f"/proc/{pid}/environ").read_text().split("\0")
-        assert "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in environment
+        assert f"GLIBC_TUNABLES={with_tunables({})['GLIBC_TUNABLES']}" in environment
         assert ("JAX_NUM_CPU_DEVICES=1" in environment) == (name != "scheduler")
     assert_serves(served)
     statuses = served.statuses()

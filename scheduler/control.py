@@ -67,17 +67,34 @@ class Control(ControlServiceServicer):
             return await context.abort(*status_of(error))
         _log.info("registered %s (%s) at %s", status.instance, status.role, status.target)
         await self._on_change()
-        return pb.RegisterReply(heartbeat_s=self._section.heartbeat_s)
+        return pb.RegisterReply(
+            heartbeat_s=self._section.heartbeat_s, wants_kv_events=self._state.feeds.is_wanted
+        )
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
-        """Notes how an instance is, and says who is alive."""
+        """Notes how an instance is and what it tells of its cache, and says who is alive."""
+        status, cluster = request.status, self._state.cluster
         try:
-            members = self._state.cluster.heartbeat(request.status)
+            members = cluster.heartbeat(status)
         except MemServeError as error:
             return await context.abort(*status_of(error))
-        self._state.loads.heard(request.status)
+        self._state.loads.heard(status)
+        refusal: MemServeError | None = None
+        wants_snapshot = False
+        try:
+            traits = cluster.member(status.instance).traits
+            update = request.kv if request.HasField("kv") else None
+            wants_snapshot = self._state.feeds.hear(traits, status, update)
+        except MemServeError as error:  # it lives all the same
+            refusal = error
         await self._on_change()
-        return pb.HeartbeatReply(members=members, is_complete=self._state.cluster.is_complete)
+        if refusal is not None:
+            return await context.abort(*status_of(refusal))
+        return pb.HeartbeatReply(
+            members=members,
+            is_complete=cluster.is_complete,
+            wants_kv_snapshot=wants_snapshot,
+        )
 
     async def Deregister(self, request: pb.DeregisterRequest, context: Any) -> pb.DeregisterReply:
         """Takes an instance out."""

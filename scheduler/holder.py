@@ -134,6 +134,15 @@ class Holder:
         self.is_followed = True
         return gone
 
+    def disbelieve(self) -> list[bytes]:
+        """Drops all that was told, which is wrong; returns it. Hopes stay."""
+        gone = [*self.told, *self.doubted]
+        self.told.clear()
+        self.doubted.clear()
+        self.tier_blocks = dict.fromkeys(Tier, 0)
+        self.is_followed = False
+        return gone
+
     def expire(self, now_s: float) -> list[bytes]:
         """Drops the hopes that have ended; returns them."""
         gone: list[bytes] = []

@@ -198,6 +198,12 @@ class RoleTree:
         slot, holder = self._holder(instance)
         self._drop(slot, holder.end_doubt())
 
+    def unfollow(self, instance: InstanceId) -> None:
+        """Drops all that `instance` has told: it is not to be believed."""
+        slot = self.slots.get(instance)
+        if slot is not None:
+            self._drop(slot, self._holders[slot].disbelieve())
+
     def forget(self, instance: InstanceId) -> None:
         """Drops all that was known of `instance`."""
         slot = self.slots.get(instance)

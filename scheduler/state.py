@@ -12,9 +12,12 @@ from memserve_jax.telemetry.tally import Tally
 from scheduler.channels import Channels
 from scheduler.cluster import Cluster, Departure
 from scheduler.flights import Flights
+from scheduler.kv_feeds import KVFeeds
 from scheduler.load_table import LoadTable
 from scheduler.member import Traits
 from scheduler.prompt_trees import PromptTrees
+
+HOPE_HEARTBEATS = 6  # in which an instance tells of what an answer suggests that it holds
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +29,7 @@ class State:
     clock: Clock  # of arrivals, heartbeats and trees
     cluster: Cluster  # who is there
     trees: PromptTrees  # who holds what
+    feeds: KVFeeds  # what they tell of it
     flights: Flights  # what is in flight
     loads: LoadTable  # who is busy
     channels: Channels  # to the instances
@@ -35,6 +39,7 @@ class State:
         """Asserts the invariants of all of it."""
         self.cluster.check()
         self.trees.check()
+        self.feeds.check()
         self.flights.check()
 
 
@@ -47,16 +52,23 @@ def make_state(
     still need it are told.
     """
     flights = Flights(max_in_flight=section.max_in_flight)
-    trees = PromptTrees(ttl_s=section.prompt_tree_ttl_s, max_blocks=section.prompt_tree_blocks)
+    trees = PromptTrees(
+        ttl_s=section.prompt_tree_ttl_s,
+        followed_ttl_s=min(section.prompt_tree_ttl_s, HOPE_HEARTBEATS * section.heartbeat_s),
+        max_blocks=section.prompt_tree_blocks,
+    )
     loads = LoadTable(flights)
     channels = Channels(credentials)
     tally = Tally(metric for metric in SCHEDULER_METRICS.values() if metric.kind is not Kind.GAUGE)
+
+    feeds = KVFeeds(trees, tally, is_wanted=section.freshness == "events")
 
     def left(traits: Traits, departure: Departure) -> None:
         instance = traits.instance
         _log.warning("instance %s is gone: %s", instance, departure)
         tally.add(DEPARTURES, departure.name.lower())
         trees.forget(instance)
+        feeds.forget(instance)
         loads.left(instance)
         if departure is not Departure.LEFT:
             flights.lose(instance, f"instance {instance} was lost: {departure}")
@@ -67,6 +79,7 @@ def make_state(
         clock=clock,
         cluster=cluster,
         trees=trees,
+        feeds=feeds,
         flights=flights,
         loads=loads,
         channels=channels,

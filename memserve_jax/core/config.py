@@ -132,6 +132,7 @@ class SchedulerSection:
     policy: typing.Literal["min_ttft", "longest_prefix", "session", "least_load", "round_robin"] = (
         "min_ttft"
     )
+    freshness: typing.Literal["events", "responses"] = "events"  # how the prompt trees learn
     prompt_tree_ttl_s: float = Field(default=300.0, gt=0)
     prompt_tree_blocks: int = Field(default=1_000_000, ge=1)  # per role, over all instances
     heartbeat_s: float = Field(default=0.5, gt=0)

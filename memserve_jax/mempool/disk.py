@@ -1,7 +1,7 @@
 """The DISK tier: blocks that left memory, kept in files that outlive the process.
 
 It lies beneath the prefix index, which knows blocks in memory alone: what comes after a prefix
-in memory is found on DISK by its chained name (`disk_format.py`). The pool's owner decides at
+in memory is found on DISK by its chained name (`core/block_names.py`). The pool's owner decides at
 once and makes every call; files are touched by the tier's own threads. A block that is still
 being written can be read: it comes from memory then.
 """
@@ -10,26 +10,22 @@ import logging
 import pathlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from memserve_jax.core.block_keys import BlockKeys
+from memserve_jax.core.block_names import next_name, root_name
 from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import BlockId, Tier
 from memserve_jax.mempool.allocator import BlockAllocator
 from memserve_jax.mempool.disk_folder import BlockName, DiskFolder
-from memserve_jax.mempool.disk_format import (
-    BadFileError,
-    BlockFormat,
-    next_name,
-    origin_of,
-    root_name,
-)
+from memserve_jax.mempool.disk_format import BadFileError, BlockFormat, origin_of
 from memserve_jax.mempool.host_tier import Source
 from memserve_jax.mempool.index import PrefixNode
+from memserve_jax.mempool.node_names import name_of_node
 
 NUM_READERS = 4
 MAX_PENDING_BYTES = 256 << 20  # of blocks that wait to be written
@@ -78,6 +74,8 @@ class DiskTier:
 
     Attributes:
       allocator: Of places for files. An indexed place has a file, or soon will.
+      changed: Names of blocks that came or went, with whether they were there before; None while
+        nobody asks. Who asks takes them away.
       num_written, num_read: Blocks.
       num_refused: Files that were not what their names promise, each taken as a miss.
       num_skipped: Blocks not written because the disk was behind, or takes no more.
@@ -101,6 +99,7 @@ class DiskTier:
         self._after: dict[bytes, set[bytes]] = {}  # names of the blocks that follow one
         self._reserved: set[bytes] = set()
         self._pending: dict[bytes, Source] = {}  # being written; the writer takes them out
+        self.changed: dict[bytes, bool] | None = None
         self._failure: Exception | None = None
         self.num_written = self.num_read = self.num_refused = self.num_skipped = 0
         self._folder = DiskFolder(options.folder, self._origin, self._format.file_bytes)
@@ -117,28 +116,12 @@ class DiskTier:
     def name_of(self, node: PrefixNode) -> BlockName:
         """Returns the name of the block of a node that is in the tree."""
         assert node.parent is not None, "a node that has left the tree has no name"
-        return BlockName(self._chain(node), self._chain(node.parent))
-
-    def _chain(self, node: PrefixNode) -> bytes:
-        unnamed: list[PrefixNode] = []
-        above = node
-        while above.parent is not None and above.value.chain is None:
-            unnamed.append(above)
-            above = above.parent
-        if above.parent is None:
-            name = root_name(self._origin, above.root_text)
-        else:
-            assert above.value.chain is not None
-            name = above.value.chain
-        if unnamed:
-            for each, key in zip(reversed(unnamed), node.keys_after(above), strict=True):
-                name = each.value.chain = next_name(name, key)
-        return name
+        return BlockName(name_of_node(node), name_of_node(node.parent))
 
     def names(self, salt: str, keys: BlockKeys) -> list[BlockName]:
         """Returns the names of all blocks of a prompt."""
         names: list[BlockName] = []
-        before = root_name(self._origin, salt)
+        before = root_name(salt)
         for key in keys:
             names.append(BlockName(next_name(before, key), before))
             before = names[-1].name
@@ -153,7 +136,7 @@ class DiskTier:
           path: Nodes of those that are in memory, from position 0 on.
         """
         places: list[BlockId] = []
-        name = self._chain(path[-1]) if path else root_name(self._origin, salt)
+        name = name_of_node(path[-1]) if path else root_name(salt)
         for block in range(len(path), len(keys)):
             name = next_name(name, keys[block])
             place = self._places.get(name)
@@ -161,6 +144,14 @@ class DiskTier:
                 break
             places.append(place)
         return places
+
+    def __contains__(self, name: bytes) -> bool:
+        """Whether the block of that name is on DISK."""
+        return name in self._places
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Gives the names of all blocks, used longest ago first."""
+        return iter(self._places)
 
     def touch(self, places: Sequence[BlockId]) -> None:
         """Notes that blocks of one prompt, in order, were used: the last of them goes first."""
@@ -295,12 +286,16 @@ class DiskTier:
         (place,) = self.allocator.alloc(1)
         self.allocator.hold([place])
         self.allocator.release([place])
+        if self.changed is not None:
+            self.changed.setdefault(block.name, False)
         self._places[block.name] = place
         self._names[place] = block
         self._after.setdefault(block.before, set()).add(block.name)
 
     def _forget(self, place: BlockId) -> None:
         block = self._names.pop(place)
+        if self.changed is not None:
+            self.changed.setdefault(block.name, True)
         del self._places[block.name]
         followers = self._after[block.before]
         followers.remove(block.name)

@@ -2,9 +2,9 @@
 
 A file is a safetensors file of two tensors: `kv`, the bytes of one packed block, and `seal`, a
 hash over them, over the file's name and over what they are the KV of. No token, no salt and no
-name of a model stands in it. The name of a block follows from the model, the KV layout, the
-cache salt and all tokens up to its end: KV of another tenant, model or layout cannot be found
-under it.
+name of a model stands in it. The name of a block follows from the cache salt and all tokens up
+to its end (`core/block_names.py`), so another tenant's KV cannot be found under it; the folder
+and the seal follow from the model and the KV layout.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ import safetensors
 from jaxtyping import Shaped
 from safetensors.numpy import load, save
 
+from memserve_jax.core.block_names import NAME_BYTES
 from memserve_jax.core.kv_layout import KVLayout
 
-NAME_BYTES = 16
 _SEAL_BYTES = 32
-_VERSION = "memserve-kv-1"
+_VERSION = "memserve-kv-2"
 
 
 class BadFileError(ValueError):
@@ -31,18 +31,6 @@ def origin_of(model: str, layout: KVLayout) -> bytes:
     """Returns the name of the KV that one model has in one layout; `model` is its fingerprint."""
     text = repr((_VERSION, model, layout)).encode()
     return hashlib.blake2b(text, digest_size=NAME_BYTES, person=b"origin").digest()
-
-
-def root_name(origin: bytes, salt: str) -> bytes:
-    """Returns what the first blocks under a cache salt follow."""
-    return hashlib.blake2b(
-        salt.encode(), digest_size=NAME_BYTES, person=b"root", key=origin
-    ).digest()
-
-
-def next_name(before: bytes, key: bytes) -> bytes:
-    """Returns the name of the block of tokens `key` after the block named `before`."""
-    return hashlib.blake2b(key, digest_size=NAME_BYTES, person=b"block", key=before).digest()
 
 
 class BlockFormat:

@@ -23,14 +23,15 @@ from memserve_jax.mempool.lru import VictimHeap
 class Holding:
     """Where the KV of one prefix block lies; the value of a tree node."""
 
-    __slots__ = ("chain", "hbm", "host", "num_hbm_children", "stamp")
+    __slots__ = ("announced", "hbm", "host", "name", "num_hbm_children", "stamp")
 
     def __init__(self) -> None:
         self.hbm: BlockId | None = None
         self.host: BlockId | None = None
         self.num_hbm_children = 0
         self.stamp = 0  # of the last access, in accesses to this index
-        self.chain: bytes | None = None  # the prefix's name on DISK, once that was asked for
+        self.name: bytes | None = None  # the prefix's, once that was asked for
+        self.announced = 0  # to schedulers: the tiers that held it, as `journal.py` counts them
 
     def block(self, tier: Tier) -> BlockId | None:
         """The block in `tier`."""
@@ -52,12 +53,17 @@ class PrefixIndex:
     """Prefixes to blocks, with the least recently used leaf of each tier at hand.
 
     Tells the allocators which blocks it holds. One instance loop owns it.
+
+    Attributes:
+      changed: Nodes of which a tier has taken or lost the block, some several times; None while
+        nobody asks. Who asks takes them away.
     """
 
     def __init__(self, allocators: Mapping[Tier, BlockAllocator]):
         self._allocators = allocators
         self._tree: PromptTree[Holding] = PromptTree()
         self._num_accesses = 0
+        self.changed: list[PrefixNode] | None = None
         self._nodes: dict[Tier, dict[BlockId, PrefixNode]] = {tier: {} for tier in allocators}
         self._victims: dict[Tier, VictimHeap[PrefixNode]] = {
             tier: VictimHeap(
@@ -171,6 +177,7 @@ class PrefixIndex:
             assert holding.hbm is not None, "the last copy of a node was taken"
             holding.host = None
         self._forget(tier, [block])
+        self._note([node])
         if tier is Tier.HBM:
             self._lost_hbm_child(_parent(node))
 
@@ -182,7 +189,9 @@ class PrefixIndex:
         """
         parent = _parent(node)
         lost_hbm = node.value.hbm is not None
-        removed = [gone.value for gone in self._tree.remove(node)]
+        nodes = self._tree.remove(node)
+        self._note(nodes)
+        removed = [gone.value for gone in nodes]
         hbm = [block for each in removed if (block := each.hbm) is not None]
         self._forget(Tier.HBM, hbm)
         host = [block for each in removed if (block := each.host) is not None]
@@ -294,10 +303,12 @@ class PrefixIndex:
         else:
             holding.host = block
         self._nodes[tier][block] = node
+        self._note([node])
 
     def _fill(self, tier: Tier, fresh: Sequence[PrefixNode], blocks: Sequence[BlockId]) -> None:
         """Places `blocks` at new nodes, one after another; they are used now."""
         now, nodes = self._num_accesses, self._nodes[tier]
+        self._note(fresh)
         if tier is Tier.HBM:
             for node, block in zip(fresh, blocks, strict=True):
                 holding = node.value
@@ -314,6 +325,10 @@ class PrefixIndex:
             node.value.host = block
             node.value.stamp = now
             nodes[block] = node
+
+    def _note(self, nodes: Sequence[PrefixNode]) -> None:
+        if self.changed is not None:
+            self.changed += nodes
 
     def _touch(self, path: Sequence[PrefixNode]) -> None:
         self._num_accesses += 1

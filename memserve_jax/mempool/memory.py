@@ -16,6 +16,7 @@ from memserve_jax.mempool.disk_delete import DiskDelete
 from memserve_jax.mempool.flush import Flush
 from memserve_jax.mempool.host_tier import make_host_store
 from memserve_jax.mempool.index import PrefixIndex, PrefixNode
+from memserve_jax.mempool.journal import Journal
 from memserve_jax.mempool.lease import Lease, LeaseBook
 from memserve_jax.mempool.pages import PageStore
 from memserve_jax.mempool.part import Part
@@ -35,6 +36,7 @@ class LocalMemory:
       book: Every open lease.
       counters: Running totals, of transfers too; those of `disk` are added by `tally`.
       disk: The DISK tier, if there is one.
+      journal: What schedulers are told of it.
       pins: Prefixes that stay where they are.
       released: Called after leases were closed, for who waits for memory.
     """
@@ -68,6 +70,7 @@ class LocalMemory:
         self.disk = disk
         self._allocators = in_memory if disk is None else {**in_memory, Tier.DISK: disk.allocator}
         self.index = PrefixIndex(in_memory)
+        self.journal = Journal(self.index, disk)
         self.book = LeaseBook(
             self._allocators,
             became_idle=self._became_idle,

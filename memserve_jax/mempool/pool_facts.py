@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from jax.sharding import NamedSharding
 
 from memserve_jax.core.cost_model import FetchOffer
+from memserve_jax.core.kv_events import KVEvents, KVSnapshot
 from memserve_jax.core.kv_layout import KVLayout
 from memserve_jax.core.types import FetchSource, InstanceId
 from memserve_jax.mempool.counters import PoolCounters, PoolStatus
@@ -14,7 +15,7 @@ from memserve_jax.mempool.port import Port
 
 
 class PoolFacts:
-    """The part of `MemPool` that only looks. Its owner makes every call."""
+    """The part of `MemPool` that changes nothing of it. Its owner makes every call."""
 
     _memory: LocalMemory
     _peers: Exchange
@@ -73,6 +74,18 @@ class PoolFacts:
     def status(self) -> PoolStatus:
         """Occupancy of each tier."""
         return self._memory.status
+
+    def kv_events(self) -> KVEvents:
+        """Returns which historical blocks came or went since the last call, on any tier.
+
+        None before the first `kv_snapshot`.
+        """
+        return self._memory.journal.events()
+
+    def kv_snapshot(self) -> tuple[KVEvents, KVSnapshot]:
+        """Returns the events that are due, and all historical blocks with those."""
+        events = self._memory.journal.events()
+        return events, self._memory.journal.snapshot()
 
     @property
     def num_transfers(self) -> int:

@@ -664,24 +664,52 @@ class RegisterRequest(_message.Message):
     def __init__(self, status: _Optional[_Union[InstanceStatus, _Mapping]] = ...) -> None: ...
 
 class RegisterReply(_message.Message):
-    __slots__ = ("heartbeat_s",)
+    __slots__ = ("heartbeat_s", "wants_kv_events")
     HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
+    WANTS_KV_EVENTS_FIELD_NUMBER: _ClassVar[int]
     heartbeat_s: float
-    def __init__(self, heartbeat_s: _Optional[float] = ...) -> None: ...
+    wants_kv_events: bool
+    def __init__(self, heartbeat_s: _Optional[float] = ..., wants_kv_events: bool = ...) -> None: ...
+
+class KvEvent(_message.Message):
+    __slots__ = ("tier", "stored", "removed")
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    tier: str
+    stored: bytes
+    removed: bytes
+    def __init__(self, tier: _Optional[str] = ..., stored: _Optional[bytes] = ..., removed: _Optional[bytes] = ...) -> None: ...
+
+class KvUpdate(_message.Message):
+    __slots__ = ("first_event", "events", "snapshot_part", "is_last_part")
+    FIRST_EVENT_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_PART_FIELD_NUMBER: _ClassVar[int]
+    IS_LAST_PART_FIELD_NUMBER: _ClassVar[int]
+    first_event: int
+    events: _containers.RepeatedCompositeFieldContainer[KvEvent]
+    snapshot_part: int
+    is_last_part: bool
+    def __init__(self, first_event: _Optional[int] = ..., events: _Optional[_Iterable[_Union[KvEvent, _Mapping]]] = ..., snapshot_part: _Optional[int] = ..., is_last_part: bool = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("status",)
+    __slots__ = ("status", "kv")
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    KV_FIELD_NUMBER: _ClassVar[int]
     status: InstanceStatus
-    def __init__(self, status: _Optional[_Union[InstanceStatus, _Mapping]] = ...) -> None: ...
+    kv: KvUpdate
+    def __init__(self, status: _Optional[_Union[InstanceStatus, _Mapping]] = ..., kv: _Optional[_Union[KvUpdate, _Mapping]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("members", "is_complete")
+    __slots__ = ("members", "is_complete", "wants_kv_snapshot")
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     IS_COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    WANTS_KV_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     members: _containers.RepeatedScalarFieldContainer[str]
     is_complete: bool
-    def __init__(self, members: _Optional[_Iterable[str]] = ..., is_complete: bool = ...) -> None: ...
+    wants_kv_snapshot: bool
+    def __init__(self, members: _Optional[_Iterable[str]] = ..., is_complete: bool = ..., wants_kv_snapshot: bool = ...) -> None: ...
 
 class DeregisterRequest(_message.Message):
     __slots__ = ("instance", "epoch")

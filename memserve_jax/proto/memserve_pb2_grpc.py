@@ -731,7 +731,8 @@ class ControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """A heartbeat; UNKNOWN instance or epoch: NOT_FOUND, register again.
+        """A heartbeat; UNKNOWN instance or epoch: NOT_FOUND, register again. INVALID_ARGUMENT: what it
+        tells of its cache cannot be; the heartbeat counts all the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from memserve_jax.core.errors import MemServeError, NoInstanceError
+from memserve_jax.core.kv_events import KVEvents, KVSnapshot
 from memserve_jax.core.types import RequestId
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import Limits
 from memserve_jax.serving.counts import InstanceCounts
 from memserve_jax.serving.engine_parts import EngineParts, State
+from memserve_jax.serving.kv_reports import KVLog
 from memserve_jax.serving.loop import EngineLoop
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.status import status_message
@@ -56,6 +58,7 @@ class Instance:
             max_context_tokens=parts.engine.max_context_tokens,
             max_kv_tokens=parts.pool.num_hbm_blocks * parts.identity.block_size_tokens,
         )
+        self.kv_log = KVLog()  # what schedulers are told of the pool
         self.draining = False
         self.went_down = asyncio.Event()  # its engine is broken for good
         self.loop = EngineLoop(
@@ -94,6 +97,10 @@ class Instance:
         yield from status_readings(self.snapshot)
         yield from self.counts.tally.readings()
 
+    async def kv_snapshot(self) -> KVSnapshot:
+        """Returns all that the pool holds; from now on `kv_log` goes on from there."""
+        return await self.run(self._take_kv_snapshot)
+
     def refuse_unless_serving(self) -> None:
         """Does nothing while requests are taken.
 
@@ -127,6 +134,16 @@ class Instance:
         now_s = self.parts.clock.now_s()
         if will_wait or now_s - self._snapshot_s >= SNAPSHOT_S:
             self._snapshot, self._snapshot_s = self._status(), now_s
+            self._log_kv(self.parts.pool.kv_events())
+
+    def _take_kv_snapshot(self) -> KVSnapshot:
+        events, snapshot = self.parts.pool.kv_snapshot()
+        self._log_kv(events)
+        return snapshot
+
+    def _log_kv(self, events: KVEvents) -> None:
+        if events.events:
+            self._in_asyncio(lambda: self.kv_log.append(events))
 
     def _in_asyncio(self, callback: Callable[[], None]) -> None:
         # RuntimeError: the asyncio loop is closed, so nobody waits for events any more.

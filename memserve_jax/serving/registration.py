@@ -18,6 +18,7 @@ from memserve_jax.core.types import InstanceId
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.memserve_pb2_grpc import ControlServiceStub
 from memserve_jax.proto.server import open_channel
+from memserve_jax.serving.kv_reports import KVReport
 
 CALL_TIMEOUT_S = 5.0
 RETRY_S = 0.2  # after a scheduler could not be reached
@@ -46,6 +47,7 @@ class Registration:
         schedulers: Sequence[str],
         *,
         status: Callable[[], pb.InstanceStatus],
+        kv_report: Callable[[], KVReport],
         peers_changed: Callable[[Mapping[InstanceId, int]], None],
         credentials: Credentials = PLAIN,
     ):
@@ -54,6 +56,7 @@ class Registration:
         Args:
           schedulers: HOST:PORT of each.
           status: The instance as it is now.
+          kv_report: Makes what tells one scheduler of the cache.
           peers_changed: Told the live instances of all schedulers together, with their epochs,
             whenever one joins, leaves or restarts.
           credentials: Of this process.
@@ -64,6 +67,7 @@ class Registration:
         self._status = status
         self._peers_changed = peers_changed
         self._channels = {target: open_channel(target, credentials) for target in schedulers}
+        self._reports = {target: kv_report() for target in schedulers}
         self._members: dict[str, dict[InstanceId, int]] = {}  # by scheduler
         self._live: dict[InstanceId, int] = {}
         self._registered: dict[str, asyncio.Future[None]] = {}  # done at the first answer
@@ -87,6 +91,8 @@ class Registration:
         """Ends the heartbeats and says nothing."""
         for task in self._tasks:
             task.cancel()
+        for report in self._reports.values():
+            report.close()
 
     async def stop(self) -> None:
         """Ends the heartbeats, deregisters where a scheduler answers, closes the channels."""
@@ -106,13 +112,15 @@ class Registration:
     async def _stay_registered(self, target: str) -> None:
         heartbeat_s: float | None = None  # None: not registered
         reachable = True
+        report = self._reports[target]
         while True:
             try:
                 if heartbeat_s is None:
                     heartbeat_s = await self._register(target)
-                await self._heartbeat(target)
+                await self._heartbeat(target, report)
                 reachable = True
-                await asyncio.sleep(heartbeat_s)
+                if not report.has_more:
+                    await asyncio.sleep(heartbeat_s)
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     heartbeat_s = None
@@ -130,12 +138,22 @@ class Registration:
         reply = await self._stub(target).Register(message, timeout=CALL_TIMEOUT_S)
         if not self._registered[target].done():
             self._registered[target].set_result(None)
+        self._reports[target].begin(is_wanted=reply.wants_kv_events)
         _log.info("registered with scheduler %s", target)
         return reply.heartbeat_s
 
-    async def _heartbeat(self, target: str) -> None:
-        message = pb.HeartbeatRequest(status=self._status())
-        reply = await self._stub(target).Heartbeat(message, timeout=CALL_TIMEOUT_S)
+    async def _heartbeat(self, target: str, report: KVReport | None = None) -> None:
+        """Sends a heartbeat, with what there is to `report`, and hears who lives."""
+        update = None if report is None else report.update()
+        message = pb.HeartbeatRequest(status=self._status(), kv=update)
+        try:
+            reply = await self._stub(target).Heartbeat(message, timeout=CALL_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            if report is not None and error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                report.refused(f"scheduler {target}: {error.details()}")
+            raise
+        if report is not None:
+            report.accepted(update, reply)
         members = parse_members(reply.members)
         if not reply.is_complete:  # it has just started: whom it does not name may live
             members = {**self._members.get(target, {}), **members}

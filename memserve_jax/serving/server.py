@@ -22,6 +22,7 @@ from memserve_jax.serving.engine_parts import EngineParts, State
 from memserve_jax.serving.generate import GenerateServicer
 from memserve_jax.serving.instance import Instance
 from memserve_jax.serving.instance_service import InstanceServicer
+from memserve_jax.serving.kv_reports import KVReport
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.registration import Registration
 from memserve_jax.telemetry.endpoint import MetricsEndpoint
@@ -80,6 +81,7 @@ class InstanceServer:
         self._registration = Registration(
             schedulers,
             status=lambda: self.instance.snapshot,
+            kv_report=lambda: KVReport(self.instance.kv_log, self.instance.kv_snapshot),
             peers_changed=lambda live: self.instance.loop.post(
                 lambda: parts.pool.peers_changed(live)
             ),

@@ -107,6 +107,13 @@ REPLAYS = Metric(
     meaning="Attempts made again elsewhere, by the gRPC status that the one before ended with.",
     when_bad="See the departures; INTERNAL: an engine failed, see the instances' logs.",
 )
+KV_UPDATES = Metric(
+    name="memserve_scheduler_kv_updates_total",
+    kind=Kind.COUNTER,
+    labels=("role", "instance_name", "outcome"),
+    meaning="What instances tell of their caches: events, snapshot, missed or refused.",
+    when_bad="missed: heartbeats get lost or stall; refused: that instance's log and its version.",
+)
 IN_FLIGHT = Metric(
     name="memserve_scheduler_requests_in_flight",
     kind=Kind.GAUGE,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from memserve_jax.core.clock import ManualClock
 from memserve_jax.core.errors import MemServeError, OverloadedError
+from memserve_jax.core.kv_events import KVEvents, KVSnapshot
 from memserve_jax.core.model_card import ModelCard
 from memserve_jax.core.tokenizer import Tokenizer
 from memserve_jax.core.types import (
@@ -137,6 +138,8 @@ class FakePool(MemPool):
         self.leased = 0
         self.fetch_answer: FetchAnswer | MemServeError | None = FetchAnswer(3, 48)
         self.wake = lambda: None
+        self.events = KVEvents(0, ())
+        self.snapshot = KVSnapshot(0, ())
         self.flushes: list[bool] = []  # answers of the next ones; then True
 
     def flush(self) -> bool:
@@ -167,6 +170,13 @@ class FakePool(MemPool):
 
     def peers_changed(self, live: object) -> None:
         self.calls.append(("peers_changed", live))
+
+    def kv_events(self) -> KVEvents:
+        return self.events
+
+    def kv_snapshot(self) -> tuple[KVEvents, KVSnapshot]:
+        self.events = KVEvents(self.snapshot.next_event, ())
+        return self.events, self.snapshot
 
     def close(self) -> None:
         self.calls.append(("close", None))

@@ -9,13 +9,15 @@ import grpc.aio
 import pytest
 
 from memserve_jax.core.errors import ConfigError
-from memserve_jax.core.types import InstanceId
+from memserve_jax.core.kv_events import KVEvent, KVSnapshot
+from memserve_jax.core.types import InstanceId, Tier
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.memserve_pb2_grpc import (
     ControlServiceServicer,
     add_ControlServiceServicer_to_server,
 )
 from memserve_jax.proto.server import bind, make_server
+from memserve_jax.serving.kv_reports import KVLog, KVReport
 from memserve_jax.serving.registration import Registration, parse_members
 
 
@@ -27,6 +29,9 @@ class FakeControl(ControlServiceServicer):
         self.knows = False
         self.members = ["c0@5"]
         self.is_complete = True
+        self.wants_kv_events = False
+        self.kv_refusals = 0  # how many updates to refuse
+        self.updates: asyncio.Queue[pb.KvUpdate] = asyncio.Queue()
         self.refusal: tuple[grpc.StatusCode, str] | None = None
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterReply:
@@ -34,12 +39,17 @@ class FakeControl(ControlServiceServicer):
             await context.abort(*self.refusal)
         self.knows = True
         self.heard.put_nowait(f"register {request.status.instance}@{request.status.epoch}")
-        return pb.RegisterReply(heartbeat_s=0.001)
+        return pb.RegisterReply(heartbeat_s=0.001, wants_kv_events=self.wants_kv_events)
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
         if not self.knows:
             await context.abort(grpc.StatusCode.NOT_FOUND, "who are you")
         self.heard.put_nowait("heartbeat")
+        if request.HasField("kv"):
+            self.updates.put_nowait(request.kv)
+            if self.kv_refusals:
+                self.kv_refusals -= 1
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "kv.events: no")
         return pb.HeartbeatReply(members=self.members, is_complete=self.is_complete)
 
     async def Deregister(self, request: pb.DeregisterRequest, context: Any) -> pb.DeregisterReply:
@@ -76,8 +86,16 @@ def with_schedulers(
 def registration(
     targets: list[str], told: Callable[[Mapping[InstanceId, int]], None] = lambda live: None
 ) -> Registration:
+    log = KVLog()
+
+    async def snapshot() -> KVSnapshot:
+        return KVSnapshot(log.next_event, (KVEvent(Tier.HBM, stored=bytes(16)),))
+
     return Registration(
-        targets, status=lambda: pb.InstanceStatus(instance="c0", epoch=5), peers_changed=told
+        targets,
+        status=lambda: pb.InstanceStatus(instance="c0", epoch=5),
+        kv_report=lambda: KVReport(log, snapshot),
+        peers_changed=told,
     )
 
 
@@ -171,6 +189,40 @@ def test_a_scheduler_that_has_just_started_declares_nobody_dead():
             assert await told.get() == {"c0": 6, "d0": 1}
             controls[0].is_complete = True
             assert await told.get() == {"c0": 6}
+        await subject.stop()
+
+    with_schedulers(1, test)
+
+
+def test_a_scheduler_that_wants_events_is_told_all_and_one_that_does_not_nothing():
+    async def test(controls: list[FakeControl], targets: list[str]) -> None:
+        controls[0].wants_kv_events = True
+        subject = registration(targets)
+        subject.start()
+        async with asyncio.timeout(30):
+            update = await controls[0].updates.get()
+            assert update.snapshot_part == 0 and update.is_last_part
+            assert update.events[0].stored == bytes(16)
+            controls[0].knows = False  # it restarts
+            assert await controls[0].updates.get() == update
+        await controls[1].hear("heartbeat")
+        await controls[1].hear("heartbeat")
+        assert controls[0].updates.empty() and controls[1].updates.empty()
+        await subject.stop()
+
+    with_schedulers(2, test)
+
+
+def test_a_refused_update_is_followed_by_another_snapshot_and_heartbeats_go_on():
+    async def test(controls: list[FakeControl], targets: list[str]) -> None:
+        controls[0].wants_kv_events, controls[0].kv_refusals = True, 1
+        subject = registration(targets)
+        subject.start()
+        async with asyncio.timeout(30):
+            refused = await controls[0].updates.get()
+            assert await controls[0].updates.get() == refused
+        await controls[0].hear("heartbeat")
+        assert controls[0].knows, "it did not register again"
         await subject.stop()
 
     with_schedulers(1, test)

@@ -79,6 +79,7 @@ class Control(ControlServiceServicer):
         except MemServeError as error:
             return await context.abort(*status_of(error))
         self._state.loads.heard(status)
+        self._state.gate.call()
         refusal: MemServeError | None = None
         wants_snapshot = False
         try:

@@ -41,13 +41,17 @@ class Failover:
         self._policy = policy
         self._dice = random.Random()
 
-    async def serve(self, trip: Trip) -> None:
+    async def serve(self, trip: Trip, *, avoid: frozenset[InstanceId] = frozenset()) -> None:
         """Streams the whole answer of `trip` to its client.
+
+        Args:
+          trip: Just begun.
+          avoid: Instances that have their fill: the first attempt goes elsewhere if it can.
 
         Raises:
           MemServeError, grpc.aio.AioRpcError: what the client is told: of the last attempt.
         """
-        plan = self._router.plan(trip.request)
+        plan = self._router.plan(trip.request, avoid)
         failures: list[grpc.StatusCode] = []
         while True:
             try:

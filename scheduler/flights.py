@@ -38,6 +38,7 @@ class Flights:
         self._sequences: dict[InstanceId, int] = {}
         self.changed: set[InstanceId] = set()
         self._waiting: list[tuple[InstanceId | None, asyncio.Future[None]]] = []
+        self.on_change: Callable[[], None] = lambda: None  # an instance has got more or less to do
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -56,7 +57,8 @@ class Flights:
         if len(self._flights) >= self._max_in_flight:
             raise OverloadedError(
                 f"{len(self._flights)} requests are in flight, allowed: "
-                f"{self._max_in_flight} (scheduler.max_in_flight); try again later"
+                f"{self._max_in_flight} (scheduler.max_in_flight); try again later",
+                reason="in_flight",
             )
         flight = self._flights[request_id] = Flight(request_id=request_id)
         return flight
@@ -69,25 +71,17 @@ class Flights:
         for instance in {route.prefill, route.decode}:
             self._sequences[instance] = self.sequences_at(instance) + 1
             self.changed.add(instance)
+        self.on_change()
 
     def recall(self, flight: Flight) -> None:
         """Counts the request nowhere: an attempt has failed, and the next one is to depart."""
         self._leave(flight)
+        self.on_change()
 
     def prefilled(self, flight: Flight) -> None:
         """Notes the first token: the prefill instance is done. Again is the same as once."""
-        if flight.work is None or flight.route is None:
-            return
-        instance = flight.route.prefill
-        self.changed.add(instance)
-        rest = self._queued[instance] - flight.work
-        flight.work = None
-        if rest == PrefillWork():
-            del self._queued[instance]
-        else:
-            self._queued[instance] = rest
-        if instance != flight.route.decode:
-            self._uncount(instance)
+        self._uncount_prefill(flight)
+        self.on_change()
 
     def arrived(self, flight: Flight) -> None:
         """Notes the second token: the decode instance goes on alone."""
@@ -98,6 +92,7 @@ class Flights:
         self._leave(flight)
         del self._flights[flight.request_id]
         self._wake()
+        self.on_change()
 
     async def when_idle(self, instance: InstanceId | None = None) -> None:
         """Returns once nothing in flight counts at `instance` (None: nothing is in flight)."""
@@ -138,9 +133,23 @@ class Flights:
     def _leave(self, flight: Flight) -> None:
         if flight.route is None:
             return
-        self.prefilled(flight)
+        self._uncount_prefill(flight)
         self._uncount(flight.route.decode)
         flight.route = None
+
+    def _uncount_prefill(self, flight: Flight) -> None:
+        if flight.work is None or flight.route is None:
+            return
+        instance = flight.route.prefill
+        self.changed.add(instance)
+        rest = self._queued[instance] - flight.work
+        flight.work = None
+        if rest == PrefillWork():
+            del self._queued[instance]
+        else:
+            self._queued[instance] = rest
+        if instance != flight.route.decode:
+            self._uncount(instance)
 
     def _uncount(self, instance: InstanceId) -> None:
         self.changed.add(instance)

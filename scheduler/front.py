@@ -16,11 +16,12 @@ from memserve_jax.core.types import Request
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import to_request
 from memserve_jax.proto.memserve_pb2_grpc import GenerateServiceServicer
-from memserve_jax.proto.status import status_of
+from memserve_jax.proto.status import status_of, trailers_of
 from scheduler.answer import Answer
 from scheduler.attempt import Attempts, Trip
 from scheduler.failover import Failover
 from scheduler.flights import Flight
+from scheduler.gate import await_turn
 from scheduler.replay import ReplayPolicy
 from scheduler.request_counts import RequestCounts
 from scheduler.router import Router
@@ -74,16 +75,18 @@ class FrontDoor(GenerateServiceServicer):
                 finally:
                     self._state.flights.land(flight)
         except MemServeError as error:
-            await context.abort(*status_of(error))
+            await context.abort(*status_of(error), trailers_of(error))
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details() or "")
 
     async def Route(self, request: pb.GenerateRequest, context: Any) -> pb.RouteResponse:
         """Says where to stream from directly."""
         try:
-            plan = self._router.plan(await self.prepare(request))
+            prepared = await self.prepare(request)
+            self._state.gate.refuse_if_busy()
+            plan = self._router.plan(prepared, self._state.gate.full())
         except MemServeError as error:
-            return await context.abort(*status_of(error))
+            return await context.abort(*status_of(error), trailers_of(error))
         return pb.RouteResponse(target=plan.decode.target, route=plan.to_message())
 
     async def prepare(self, message: pb.GenerateRequest) -> Request:
@@ -112,10 +115,20 @@ class FrontDoor(GenerateServiceServicer):
         return prepare()
 
     async def _serve(self, request: Request, flight: Flight, context: Any) -> None:
-        """Streams the answer to `request`. Raises as `Failover.serve`."""
+        """Streams the answer to `request`, once it is its turn.
+
+        Raises:
+          OverloadedError: it cannot be served in time, or too many wait.
+          MemServeError, grpc.aio.AioRpcError: as `Failover.serve`.
+        """
+        gate = self._state.gate
+        ticket = await await_turn(gate, request, flight, time_left_s=context.time_remaining())
         answer = Answer(request, meter=self._counts.meter(request.arrival_s))
         trip = Trip(request=request, flight=flight, answer=answer, context=context)
-        await self._failover.serve(trip)
+        try:
+            await self._failover.serve(trip, avoid=gate.full())
+        finally:
+            gate.leave(ticket, num_output=len(answer.token_ids))
 
 
 def _seeded(request: Request) -> Request:

@@ -36,7 +36,7 @@ class RequestCounts:
         except MemServeError as error:
             code = status_of(error)[0]
             if isinstance(error, OverloadedError):
-                self._tally.add(metrics.ADMISSION_REJECTIONS, "scheduler")
+                self._tally.add(metrics.ADMISSION_REJECTIONS, error.reason)
             raise
         except grpc.aio.AioRpcError as error:
             code = error.code()

@@ -156,6 +156,7 @@ class SchedulerServer:
             if late_s > period_s:  # this process was held up, and with it every heartbeat
                 self.state.cluster.forgive(late_s)
             self.state.cluster.expire()
+            self.state.gate.expire()
             await self._refresh_health()
 
     async def _refresh_health(self) -> None:

@@ -12,10 +12,12 @@ from memserve_jax.telemetry.tally import Tally
 from scheduler.channels import Channels
 from scheduler.cluster import Cluster, Departure
 from scheduler.flights import Flights
+from scheduler.gate import Gate
 from scheduler.kv_feeds import KVFeeds
 from scheduler.load_table import LoadTable
 from scheduler.member import Traits
 from scheduler.prompt_trees import PromptTrees
+from scheduler.rooms import Rooms
 
 HOPE_HEARTBEATS = 6  # in which an instance tells of what an answer suggests that it holds
 
@@ -32,6 +34,7 @@ class State:
     feeds: KVFeeds  # what they tell of it
     flights: Flights  # what is in flight
     loads: LoadTable  # who is busy
+    gate: Gate  # who waits
     channels: Channels  # to the instances
     tally: Tally  # what happened, for the metrics
 
@@ -41,6 +44,7 @@ class State:
         self.trees.check()
         self.feeds.check()
         self.flights.check()
+        self.gate.check()
 
 
 def make_state(
@@ -75,6 +79,8 @@ def make_state(
         channels.drop(traits.target)
 
     cluster = Cluster(model=model, clock=clock, timeout_s=section.heartbeat_timeout_s, on_left=left)
+    gate = Gate(section, Rooms(cluster, loads, trees, section, clock), clock)
+    flights.on_change = gate.call
     return State(
         clock=clock,
         cluster=cluster,
@@ -82,6 +88,7 @@ def make_state(
         feeds=feeds,
         flights=flights,
         loads=loads,
+        gate=gate,
         channels=channels,
         tally=tally,
     )

@@ -13,6 +13,7 @@ from memserve_jax.client.request import Prompt, build_request
 from memserve_jax.core.credentials import PLAIN, Credentials
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto import memserve_pb2_grpc as stubs
+from memserve_jax.proto.status import retry_after_s
 from memserve_jax.proto.tls import open_blocking_channel, with_bearer
 
 _CONTROL_TIMEOUT_S = 10.0
@@ -198,4 +199,4 @@ class Client:
         code, details = error.code().name, error.details() or ""
         if code == "UNAVAILABLE" and details.startswith("failed to connect"):
             details = f"cannot reach {self.target}: {details.rsplit(': ', 1)[-1]}"
-        return ClientError(code, details)
+        return ClientError(code, details, retry_after_s=retry_after_s(error.trailing_metadata()))

@@ -2,8 +2,14 @@
 
 
 class ClientError(Exception):
-    """A call failed. `code` is the gRPC status's name, `message` the server's own line."""
+    """A call failed.
 
-    def __init__(self, code: str, message: str):
+    Attributes:
+      code: The gRPC status's name.
+      message: The server's own line.
+      retry_after_s: Where the server is overloaded, after which to ask again; None: it did not say.
+    """
+
+    def __init__(self, code: str, message: str, *, retry_after_s: float | None = None):
         super().__init__(f"{code}: {message}")
-        self.code, self.message = code, message
+        self.code, self.message, self.retry_after_s = code, message, retry_after_s

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from memserve_jax.core.errors import ConfigError
+from memserve_jax.core.overload_section import FairnessSection, QueueSection, SloSection
 from memserve_jax.core.security_section import SecuritySection
 from memserve_jax.core.telemetry_sections import MetricsSection
 from memserve_jax.core.types import CachingMode, Role
@@ -142,6 +143,9 @@ class SchedulerSection:
     replay_wait_s: float = Field(default=30.0, ge=0)  # for an instance to replay it on
     replay_pause_s: float = Field(default=0.05, ge=0)  # before the first replay, at most
     cost: CostSection = CostSection()
+    queue: QueueSection = QueueSection()
+    fairness: FairnessSection = FairnessSection()
+    slo: SloSection = SloSection()
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

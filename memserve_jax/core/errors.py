@@ -26,7 +26,16 @@ class DuplicateRequestError(MemServeError):
 
 
 class OverloadedError(MemServeError):
-    """A bounded queue is full (RESOURCE_EXHAUSTED)."""
+    """A queue is full, or so long that a request could not be served in time (RESOURCE_EXHAUSTED).
+
+    Attributes:
+      reason: In a word, for metrics.
+      retry_after_s: After which to ask again; None: nobody can say.
+    """
+
+    def __init__(self, message: str, *, reason: str = "full", retry_after_s: float | None = None):
+        super().__init__(message)
+        self.reason, self.retry_after_s = reason, retry_after_s
 
 
 class OutOfBlocksError(MemServeError):

@@ -28,6 +28,7 @@ from memserve_jax.proto import memserve_pb2 as pb
 
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
+MAX_PRIORITY = 1000  # as many below 0: of all possible ones, those that somebody means
 MAX_KEY_CHARACTERS = 256  # of session_id and cache_salt
 
 ATTEMPT = "~"  # between a request's id and the number of an attempt after the first
@@ -100,6 +101,10 @@ def to_request(
             raise InvalidRequestError(
                 field, f"{len(value)} characters", f"at most {MAX_KEY_CHARACTERS} characters"
             )
+    if not -MAX_PRIORITY <= message.priority <= MAX_PRIORITY:
+        raise InvalidRequestError(
+            "priority", message.priority, f"-{MAX_PRIORITY} to {MAX_PRIORITY}"
+        )
     if message.sampling.stop and not tokenizer.has_text:
         raise InvalidRequestError(
             "sampling.stop",

@@ -1,5 +1,7 @@
 """Our errors as gRPC statuses, and back: one table."""
 
+from collections.abc import Iterable
+
 import grpc
 
 from memserve_jax.core.errors import (
@@ -17,6 +19,8 @@ from memserve_jax.core.errors import (
     UnknownInstanceError,
 )
 
+RETRY_PUSHBACK = "grpc-retry-pushback-ms"
+
 _CODES: dict[type[MemServeError], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     DuplicateRequestError: grpc.StatusCode.ALREADY_EXISTS,
@@ -30,6 +34,25 @@ _CODES: dict[type[MemServeError], grpc.StatusCode] = {
     RefusedError: grpc.StatusCode.FAILED_PRECONDITION,
     UnknownInstanceError: grpc.StatusCode.NOT_FOUND,
 }
+
+
+def trailers_of(error: BaseException) -> tuple[tuple[str, str], ...]:
+    """Returns what a refusal says beside its status, as trailing metadata.
+
+    `grpc-retry-pushback-ms` is what gRPC's own retries wait for (gRFC A6), where a client's
+    service config retries RESOURCE_EXHAUSTED; others may read it.
+    """
+    if isinstance(error, OverloadedError) and error.retry_after_s is not None:
+        return ((RETRY_PUSHBACK, str(max(1, round(1e3 * error.retry_after_s)))),)
+    return ()
+
+
+def retry_after_s(trailers: Iterable[tuple[str, str | bytes]] | None) -> float | None:
+    """Returns the seconds after which a refused call may come again; None: it does not say."""
+    for key, value in trailers or ():
+        if key == RETRY_PUSHBACK and isinstance(value, str) and value.isascii() and value.isdigit():
+            return int(value) / 1e3
+    return None
 
 
 def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:

@@ -89,7 +89,8 @@ ADMISSION_REJECTIONS = Metric(
     name="memserve_scheduler_admission_rejections_total",
     kind=Kind.COUNTER,
     labels=("reason",),
-    meaning="Requests refused with RESOURCE_EXHAUSTED: by the scheduler, or by an instance.",
+    meaning="Requests refused with RESOURCE_EXHAUSTED: slo, deadline (they would have come too "
+    "late), waiting, tenant (too many wait), in_flight, or instance (by one).",
     when_bad="More instances, or raise the limit that the reason names.",
     vllm="vllm:admission_rejections",
 )

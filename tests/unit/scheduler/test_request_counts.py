@@ -67,7 +67,7 @@ def test_what_goes_wrong_is_counted_by_status():
             assert found["requests_total", "INVALID_ARGUMENT"] == 1
             assert found["requests_total", "RESOURCE_EXHAUSTED"] == 1
             assert found["requests_total", "CANCELLED"] == 1
-            assert found["admission_rejections_total", "scheduler"] == 1
+            assert found["admission_rejections_total", "in_flight"] == 1
             assert "request_success_total" not in {name for name, *_ in found}
             assert found["time_to_first_token_seconds",] == 1
 

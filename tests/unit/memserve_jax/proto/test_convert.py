@@ -88,6 +88,12 @@ def test_ids_are_made_where_none_is_given():
     assert accept(pb.GenerateRequest(text="hi", request_id="a.B:9_-")).request_id == "a.B:9_-"
 
 
+@pytest.mark.parametrize("value", [-1001, 1001, 2**31 - 1])
+def test_priorities_are_few(value):
+    with pytest.raises(InvalidRequestError, match=r"priority: got .*, allowed: -1000 to 1000"):
+        accept(pb.GenerateRequest(text="hi", priority=value))
+
+
 BAD_SAMPLING = [
     *[("max_tokens", value) for value in (0, -1)],
     *[("temperature", value) for value in (-0.1, math.inf, math.nan)],
@@ -202,7 +208,7 @@ REQUEST_FIELDS = st.fixed_dictionaries(
             tuple
         ),
         "cache_salt": st.text(max_size=20),
-        "priority": st.integers(-(2**31), 2**31 - 1),
+        "priority": st.integers(-1000, 1000),
     }
 )
 

@@ -6,7 +6,12 @@ import grpc
 import pytest
 
 from memserve_jax.core import errors
-from memserve_jax.proto.status import status_of
+from memserve_jax.proto.status import (
+    RETRY_PUSHBACK,
+    retry_after_s,
+    status_of,
+    trailers_of,
+)
 
 KINDS = [
     kind
@@ -37,6 +42,16 @@ def test_the_ones_that_clients_rely_on():
     assert status_of(errors.OverloadedError("full"))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert status_of(errors.NoInstanceError("none"))[0] is grpc.StatusCode.UNAVAILABLE
     assert status_of(errors.DuplicateRequestError("r"))[0] is grpc.StatusCode.ALREADY_EXISTS
+
+
+def test_a_refusal_says_when_to_come_again():
+    refused = errors.OverloadedError("full", retry_after_s=1.25)
+    assert trailers_of(refused) == ((RETRY_PUSHBACK, "1250"),)
+    assert retry_after_s(trailers_of(refused)) == 1.25
+    assert trailers_of(errors.OverloadedError("full")) == ()
+    assert trailers_of(ValueError()) == ()
+    assert retry_after_s(None) is None
+    assert retry_after_s([("other", "1"), (RETRY_PUSHBACK, "-1"), (RETRY_PUSHBACK, b"5")]) is None
 
 
 def test_a_subclass_has_its_parents_status():

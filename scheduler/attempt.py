@@ -13,6 +13,7 @@ from memserve_jax.core.errors import MemServeError, NoInstanceError
 from memserve_jax.core.types import InstanceId, Request
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import to_message
+from memserve_jax.proto.route_seal import sealed_route
 from scheduler.answer import Answer
 from scheduler.flights import Flight
 from scheduler.member import Traits
@@ -69,8 +70,9 @@ class Attempts:
         self._state.flights.depart(trip.flight, plan.route, plan.work)
         trip.answer.sent(self._state.clock.now_s())
         line = self._state.channels.to(plan.decode.target)
+        route = sealed_route(plan.to_message(), self._state.credentials)
         call = line.generate.Generate(
-            to_message(plan.request, plan.to_message()), timeout=trip.context.time_remaining()
+            to_message(plan.request, route), timeout=trip.context.time_remaining()
         )
         lost: list[str] = []
 

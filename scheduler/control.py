@@ -61,6 +61,8 @@ class Control(ControlServiceServicer):
         """Takes an instance in."""
         status = request.status
         try:
+            if status.target:
+                self._state.credentials.check_target(status.target)
             self._state.cluster.register(status)
         except MemServeError as error:
             _log.warning("refused to register %r: %s", status.instance, error)

@@ -16,6 +16,7 @@ from memserve_jax.core.types import Request
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import to_request
 from memserve_jax.proto.memserve_pb2_grpc import GenerateServiceServicer
+from memserve_jax.proto.route_seal import sealed_route
 from memserve_jax.proto.status import status_of, trailers_of
 from scheduler.answer import Answer
 from scheduler.attempt import Attempts, Trip
@@ -87,7 +88,8 @@ class FrontDoor(GenerateServiceServicer):
             plan = self._router.plan(prepared, self._state.gate.full())
         except MemServeError as error:
             return await context.abort(*status_of(error), trailers_of(error))
-        return pb.RouteResponse(target=plan.decode.target, route=plan.to_message())
+        route = sealed_route(plan.to_message(), self._state.credentials)
+        return pb.RouteResponse(target=plan.decode.target, route=route)
 
     async def prepare(self, message: pb.GenerateRequest) -> Request:
         """Returns the request in `message`, as `Generate` and `Route` take it.
@@ -99,7 +101,10 @@ class FrontDoor(GenerateServiceServicer):
         if self._is_closed:
             raise NoInstanceError("the scheduler is shutting down; try another, or again later")
         arrival_s = self._state.clock.now_s()
-        limits = self._state.cluster.limits(self._card.max_context_tokens)
+        limits = dataclasses.replace(
+            self._state.cluster.limits(self._card.max_context_tokens),
+            max_prompt_bytes=self._state.credentials.limits.max_prompt_bytes,
+        )
 
         def prepare() -> Request:
             return to_request(

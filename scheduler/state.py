@@ -37,6 +37,7 @@ class State:
     gate: Gate  # who waits
     channels: Channels  # to the instances
     tally: Tally  # what happened, for the metrics
+    credentials: Credentials = PLAIN  # of this process
 
     def check(self) -> None:
         """Asserts the invariants of all of it."""
@@ -91,4 +92,5 @@ def make_state(
         gate=gate,
         channels=channels,
         tally=tally,
+        credentials=credentials,
     )

@@ -29,6 +29,9 @@ from memserve_jax.proto import memserve_pb2 as pb
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_PRIORITY = 1000  # as many below 0: of all possible ones, those that somebody means
+MAX_STOP_CHARACTERS = 1024  # of each
+MAX_STOP_TOKENS = 1024
+MAX_CHAT_MESSAGES = 4096
 MAX_KEY_CHARACTERS = 256  # of session_id and cache_salt
 
 ATTEMPT = "~"  # between a request's id and the number of an attempt after the first
@@ -61,6 +64,7 @@ class Limits:
 
     max_context_tokens: int  # prompt and answer together
     max_kv_tokens: int | None = None  # KV of one request in the smallest pool; None: no limit
+    max_prompt_bytes: int | None = None  # of a text or of all of a chat, in UTF-8; None: no limit
 
     @property
     def context_tokens(self) -> int:
@@ -246,25 +250,19 @@ def _prompt(
         case "text":
             if not message.text:
                 raise InvalidRequestError("text", "", "a prompt that is not empty")
+            _check_size("text", [message.text], limits)
             prompt = tokenizer.encode(message.text)
         case "token_ids":
+            _check_length("token_ids", len(message.token_ids.ids), limits)
             prompt = list(message.token_ids.ids)
             _check_tokens(prompt, "token_ids", card.vocab_size)
         case "chat":
-            prompt = tokenizer.encode_chat(_chat(message.chat))
+            prompt = tokenizer.encode_chat(_chat(message.chat, limits))
         case _:
             raise InvalidRequestError("prompt", "nothing", "one of text, token_ids, chat")
     if not prompt:
         raise InvalidRequestError(field, "0 tokens", "a prompt of at least 1 token")
-    if len(prompt) >= limits.max_context_tokens:
-        allowed = (
-            f"at most {limits.max_context_tokens - 1} tokens: "
-            f"the context of {limits.max_context_tokens} less one for the answer"
-        )
-        raise InvalidRequestError(field, f"{len(prompt)} tokens", allowed)
-    if len(prompt) >= limits.context_tokens:
-        allowed = f"at most {limits.context_tokens - 1} tokens: what the KV pool can hold"
-        raise InvalidRequestError(field, f"{len(prompt)} tokens", allowed)
+    _check_length(field, len(prompt), limits)
     if field != "token_ids":
         _check_tokens(prompt, field, card.vocab_size)
     return tuple(prompt)
@@ -279,9 +277,36 @@ def _resumed(message: pb.Resume, card: ModelCard, sampling: SamplingParams) -> t
     return token_ids
 
 
-def _chat(chat: pb.ChatMessages) -> list[dict[str, str]]:
-    if not chat.messages:
-        raise InvalidRequestError("chat.messages", "0 messages", "at least 1 message")
+def _check_length(field: str, num_tokens: int, limits: Limits) -> None:
+    if num_tokens >= limits.max_context_tokens:
+        allowed = (
+            f"at most {limits.max_context_tokens - 1} tokens: "
+            f"the context of {limits.max_context_tokens} less one for the answer"
+        )
+        raise InvalidRequestError(field, f"{num_tokens} tokens", allowed)
+    if num_tokens >= limits.context_tokens:
+        allowed = f"at most {limits.context_tokens - 1} tokens: what the KV pool can hold"
+        raise InvalidRequestError(field, f"{num_tokens} tokens", allowed)
+
+
+def _check_size(field: str, texts: Sequence[str], limits: Limits) -> None:
+    if limits.max_prompt_bytes is None:
+        return
+    num_bytes = sum(len(text.encode()) for text in texts)
+    if num_bytes > limits.max_prompt_bytes:
+        raise InvalidRequestError(
+            field, f"{num_bytes} bytes", f"at most {limits.max_prompt_bytes} bytes"
+        )
+
+
+def _chat(chat: pb.ChatMessages, limits: Limits) -> list[dict[str, str]]:
+    if not 0 < len(chat.messages) <= MAX_CHAT_MESSAGES:
+        raise InvalidRequestError(
+            "chat.messages", f"{len(chat.messages)} messages", f"1 to {MAX_CHAT_MESSAGES} messages"
+        )
+    _check_size(
+        "chat", [text for each in chat.messages for text in (each.role, each.content)], limits
+    )
     for index, message in enumerate(chat.messages):
         if not message.role:
             raise InvalidRequestError(
@@ -321,6 +346,18 @@ def _check_stops(message: pb.SamplingParams, vocab_size: int) -> None:
     for index, text in enumerate(message.stop):
         if not text:
             raise InvalidRequestError(f"sampling.stop[{index}]", "", "a string that is not empty")
+        if len(text) > MAX_STOP_CHARACTERS:
+            raise InvalidRequestError(
+                f"sampling.stop[{index}]",
+                f"{len(text)} characters",
+                f"at most {MAX_STOP_CHARACTERS} characters",
+            )
+    if len(message.stop_token_ids) > MAX_STOP_TOKENS:
+        raise InvalidRequestError(
+            "sampling.stop_token_ids",
+            f"{len(message.stop_token_ids)} tokens",
+            f"at most {MAX_STOP_TOKENS} tokens",
+        )
     _check_tokens(message.stop_token_ids, "sampling.stop_token_ids", vocab_size)
 
 

@@ -100,7 +100,7 @@ class Resume(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class RouteInfo(_message.Message):
-    __slots__ = ("prefill_instance", "prefill_target", "decode_instance", "decode_target", "cached_tokens", "reason", "fetch_instance", "fetch_target", "fetch_tokens")
+    __slots__ = ("prefill_instance", "prefill_target", "decode_instance", "decode_target", "cached_tokens", "reason", "fetch_instance", "fetch_target", "fetch_tokens", "seal")
     PREFILL_INSTANCE_FIELD_NUMBER: _ClassVar[int]
     PREFILL_TARGET_FIELD_NUMBER: _ClassVar[int]
     DECODE_INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,7 @@ class RouteInfo(_message.Message):
     FETCH_INSTANCE_FIELD_NUMBER: _ClassVar[int]
     FETCH_TARGET_FIELD_NUMBER: _ClassVar[int]
     FETCH_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     prefill_instance: str
     prefill_target: str
     decode_instance: str
@@ -119,7 +120,8 @@ class RouteInfo(_message.Message):
     fetch_instance: str
     fetch_target: str
     fetch_tokens: int
-    def __init__(self, prefill_instance: _Optional[str] = ..., prefill_target: _Optional[str] = ..., decode_instance: _Optional[str] = ..., decode_target: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., reason: _Optional[str] = ..., fetch_instance: _Optional[str] = ..., fetch_target: _Optional[str] = ..., fetch_tokens: _Optional[int] = ...) -> None: ...
+    seal: bytes
+    def __init__(self, prefill_instance: _Optional[str] = ..., prefill_target: _Optional[str] = ..., decode_instance: _Optional[str] = ..., decode_target: _Optional[str] = ..., cached_tokens: _Optional[int] = ..., reason: _Optional[str] = ..., fetch_instance: _Optional[str] = ..., fetch_target: _Optional[str] = ..., fetch_tokens: _Optional[int] = ..., seal: _Optional[bytes] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
     __slots__ = ("target", "route")

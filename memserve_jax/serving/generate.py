@@ -21,6 +21,7 @@ from memserve_jax.engine.events import Event, Failed, PrefillDone, Tokens
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import to_message, to_request
 from memserve_jax.proto.memserve_pb2_grpc import GenerateServiceServicer
+from memserve_jax.proto.route_seal import check_route
 from memserve_jax.serving.answers import (
     AnswerTiming,
     first_token_from_message,
@@ -72,6 +73,7 @@ class GenerateServicer(GenerateServiceServicer):
         """Returns where `message` is to be prefilled; refuses what cannot be answered here."""
         identity = self._instance.identity
         route = message.route
+        check_route(route, self._instance.peers.credentials)
         if identity.role is Role.COLOCATED:
             decode = route.decode_instance or identity.instance
             prefill = route.prefill_instance or decode

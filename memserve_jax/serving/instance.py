@@ -57,6 +57,7 @@ class Instance:
         self.limits = Limits(
             max_context_tokens=parts.engine.max_context_tokens,
             max_kv_tokens=parts.pool.num_hbm_blocks * parts.identity.block_size_tokens,
+            max_prompt_bytes=peers.credentials.limits.max_prompt_bytes,
         )
         self.kv_log = KVLog()  # what schedulers are told of the pool
         self.draining = False

@@ -151,6 +151,38 @@ def test_bad_requests_name_the_field_in_one_short_line(message, field):
     assert len(str(failure.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (pb.GenerateRequest(text="é" * 9), "text: got '18 bytes', allowed: at most 16 bytes"),
+        (
+            pb.GenerateRequest(
+                chat=pb.ChatMessages(messages=[pb.ChatMessage(role="user", content="x" * 13)])
+            ),
+            "chat: got '17 bytes', allowed: at most 16 bytes",
+        ),
+        (
+            pb.GenerateRequest(chat=pb.ChatMessages(messages=[pb.ChatMessage(role="u")] * 4097)),
+            "chat.messages: got '4097 messages', allowed: 1 to 4096 messages",
+        ),
+        (
+            pb.GenerateRequest(text="hi", sampling=pb.SamplingParams(stop=["a", "b" * 1025])),
+            "sampling.stop[1]: got '1025 characters', allowed: at most 1024 characters",
+        ),
+        (
+            pb.GenerateRequest(text="hi", sampling=pb.SamplingParams(stop_token_ids=[1] * 1025)),
+            "sampling.stop_token_ids: got '1025 tokens', allowed: at most 1024 tokens",
+        ),
+    ],
+)
+def test_what_is_too_large_is_refused_before_it_is_read(message, words):
+    limits = Limits(max_context_tokens=64, max_prompt_bytes=16)
+    with pytest.raises(InvalidRequestError) as caught:
+        accept(message, limits)
+    assert str(caught.value) == words
+    assert accept(pb.GenerateRequest(text="é" * 8), limits).prompt_token_ids
+
+
 def test_a_prompt_that_the_pool_cannot_hold():
     limits = Limits(max_context_tokens=64, max_kv_tokens=8)
     with pytest.raises(InvalidRequestError, match="at most 7 tokens: what the KV pool can hold"):

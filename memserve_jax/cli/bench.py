@@ -14,10 +14,10 @@ COMMANDS = {  # command -> module, what it measures
     "model": (f"{_FOLDER}.bench_model", "A whole model against the device's bounds, and peers."),
     "kernels": (f"{_FOLDER}.bench_kernels", "Each op against the device's bounds, and peers."),
     "simulate": (f"{_FOLDER}.bench_simulate", "Routing, in simulated time."),
+    "fit": (f"{_FOLDER}.bench_fit", "What prefills and fetches cost here, into a file."),
 }
 COMING = {  # command -> what brings it
     "route": "the scheduler issue",
-    "fit": "the scheduler issue",
     "report": "the evaluation issue",
 }
 

@@ -1,7 +1,5 @@
 """One instance's engine: requests in, steps on the device, events out. One thread owns it."""
 
-import dataclasses
-
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.config import EngineSection, MemPoolSection
 from memserve_jax.core.errors import DuplicateRequestError, MemServeError, OverloadedError
@@ -14,11 +12,11 @@ from memserve_jax.core.types import (
     Request,
     RequestId,
     Role,
-    TransferMode,
 )
 from memserve_jax.engine.batcher import Batcher, Chunk
 from memserve_jax.engine.buckets import ladder_of
-from memserve_jax.engine.counters import Counters, Load
+from memserve_jax.engine.counters import Counters
+from memserve_jax.engine.engine_facts import EngineFacts
 from memserve_jax.engine.events import Event, Failed, FirstToken
 from memserve_jax.engine.forecast import Forecast
 from memserve_jax.engine.handoff import HandOffs
@@ -39,7 +37,7 @@ from memserve_jax.mempool.transfer import Transfer
 from memserve_jax.model.bundle import ModelBundle
 
 
-class Engine:
+class Engine(EngineFacts):
     """Continuous batching over one mesh, one model and one MemPool.
 
     Prefill, decode and colocated instances run the same class; which calls they get differs.
@@ -334,53 +332,6 @@ class Engine:
         self._is_stalled = False  # a row or blocks have become free
         del self._sequences[sequence.request_id]
         self._hand_offs.drop(sequence, reason)
-
-    # what there is to know --------------------------------------------------------------
-
-    @property
-    def num_in_flight(self) -> int:
-        """Requests not ended yet, in any phase, and send-backs: 0 when quiescent."""
-        return len(self._sequences) + self._send_backs.num_in_flight
-
-    @property
-    def max_context_tokens(self) -> int:
-        """Tokens a prompt and its answer may have together on this instance."""
-        return self._limits.context_tokens
-
-    @property
-    def counters(self) -> Counters:
-        """Running totals since the start, fields as proto `Counters`; a snapshot."""
-        own = dataclasses.replace(
-            self._counters,
-            prefill_tokens_computed=self._pipeline.num_prompt_tokens,
-            cached_tokens=self._memory.num_cached_tokens,
-            kv_send_backs=self._send_backs.num_done,
-            kv_send_backs_dropped=self._send_backs.num_dropped,
-            kv_streams_aborted=self._hand_offs.num_aborted,
-            transfer_mode_switches=self._switch.num_switches,
-            compiled_shapes=self._runner.num_compiled,
-            **dataclasses.asdict(self._forecast.totals),
-        )
-        return own.with_pool(self._pool.counters)
-
-    @property
-    def transfer_mode(self) -> TransferMode:
-        """How the KV of the next prompt will leave."""
-        return self._switch.mode
-
-    @property
-    def load(self) -> Load:
-        """What a scheduler wants to know."""
-        num_running = len(self._batcher.running)
-        return Load(
-            running=num_running,
-            waiting=len(self._sequences) - num_running,
-            queued_prefill_tokens=sum(
-                max(0, sequence.num_given - sequence.num_computed)
-                for sequence in self._batcher.waiting + self._batcher.running
-            ),
-            prefill_tokens_per_s=self._pipeline.prefill_rate.tokens_per_s,
-        )
 
     def check(self) -> None:
         """Asserts that sequences, rows, queues, leases and the pool agree."""

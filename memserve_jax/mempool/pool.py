@@ -6,24 +6,16 @@ stays put until its lease is closed, and only unleased blocks are evicted. KV th
 but not indexed is *active*, KV that is indexed is *historical*.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Unpack, overload
 
 from jax.sharding import Mesh
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.kv_layout import KVLayout
-from memserve_jax.core.types import InstanceId, Tier, TransferId
-from memserve_jax.mempool.announce import Announcement, RespondAnnounce
+from memserve_jax.core.types import InstanceId, Tier
 from memserve_jax.mempool.arrival import Arrival
-from memserve_jax.mempool.control import (
-    FetchCall,
-    PeerChannel,
-    ReserveCall,
-    RespondCommit,
-    RespondFetch,
-    RespondReserve,
-)
+from memserve_jax.mempool.control import PeerChannel
 from memserve_jax.mempool.disk import DiskOptions, open_disk
 from memserve_jax.mempool.exchange import Exchange
 from memserve_jax.mempool.fetch import Fetch
@@ -31,6 +23,7 @@ from memserve_jax.mempool.inbox import Inbox
 from memserve_jax.mempool.lease import Lease
 from memserve_jax.mempool.memory import LocalMemory
 from memserve_jax.mempool.pool_facts import PoolFacts
+from memserve_jax.mempool.pool_reception import PoolReception
 from memserve_jax.mempool.prefetch import Prefetch, Prefetcher
 from memserve_jax.mempool.remote import RemoteLease
 from memserve_jax.mempool.sender import SENDABLE
@@ -41,7 +34,7 @@ from pallas_kernels.backend import Backend
 from pallas_kernels.pages import KVPages
 
 
-class MemPool(PoolFacts):
+class MemPool(PoolFacts, PoolReception):
     """Single-threaded: the instance loop makes every call but `announced`. Only `swap_in` waits.
 
     Attributes:
@@ -316,50 +309,7 @@ class MemPool(PoolFacts):
         deadlines_s = [self._peers.next_deadline_s, *self._prefetcher.deadlines_s]
         return min((at_s for at_s in deadlines_s if at_s is not None), default=None)
 
-    # receiver side: what `serving` calls for a peer, on the owner's thread ---------------
-
-    def reserve(self, call: ReserveCall, respond: RespondReserve) -> None:
-        """Finds room for a sender's blocks. `respond` is called once, now or in a later `poll`."""
-        self._peers.receiver.reserve(call, respond)
-
-    def commit(self, transfer_id: TransferId, respond: RespondCommit) -> None:
-        """Publishes a reservation whose bytes are here.
-
-        `respond` gets None once the blocks are visible, else the error; called once, now or in
-        a later `poll`. A repeated commit gets the first one's answer.
-        """
-        self._inbox.drain()  # the bytes may have been delivered, but not landed
-        self._peers.receiver.commit(transfer_id, respond)
-
-    def abort(self, transfer_id: TransferId, reason: str) -> None:
-        """Gives a reservation back. One that is unknown, committed or aborted is left alone."""
-        self._peers.receiver.abort(transfer_id, reason)
-
-    def serve_fetch(self, call: FetchCall, respond: RespondFetch) -> Transfer | None:
-        """Sends a peer what it fetches. `respond` is called once, now or in a later `poll`.
-
-        Returns:
-          The transfer under way, to `cancel` if the peer gives up; None: nothing is sent.
-        """
-        return self._peers.desk.serve(call, respond)
-
-    def announced(self, announcement: Announcement, respond: RespondAnnounce) -> None:
-        """Hands a peer's word on a part's bytes to the transport it is for. Any thread.
-
-        `respond` gets None once they have been delivered here, else the error; called once, on
-        any thread.
-        """
-        self._peers.announced(announcement, respond)
-
     # life -------------------------------------------------------------------------------
-
-    def peers_changed(self, live: Mapping[InstanceId, int]) -> None:
-        """Takes note of which instances live, and in which epoch.
-
-        Frees what peers that have gone, or older lives of theirs, hold here, and fails
-        transfers to them. A peer never seen alive is left to its deadlines.
-        """
-        self._peers.peers_changed(live)
 
     def warm_up(
         self,

@@ -5,10 +5,11 @@
 #   Plain VMs:  gcloud compute tpus tpu-vm ssh NAME --worker=all --command=\
 #                 "NUM_PREFILL=1 SCHEDULER=<host 0>:50051 configs/launch/tpu_pod.sh MODEL_DIR"
 # The first NUM_PREFILL hosts prefill, the others decode; an instance is one host, TP its chips.
-# EXEC=echo shows the commands instead of running them.
+# OPTIONS goes to every command: OPTIONS="--config tls.yaml" as in configs/clusters/1p1d_tls.yaml, or
+# OPTIONS=--insecure where plain text between the hosts will do. EXEC=echo only shows the commands.
 set -eu -o pipefail
 if [[ $# -ne 1 || -z ${SCHEDULER:-} ]]; then
-  echo "usage: SCHEDULER=HOST:PORT [NUM_PREFILL=1] [TP=4] [CACHING=pd_caching_3] $0 MODEL_DIR" >&2
+  echo "usage: SCHEDULER=HOST:PORT [OPTIONS=] [NUM_PREFILL=1] [TP=4] [CACHING=] $0 MODEL_DIR" >&2
   exit 2
 fi
 model=$1
@@ -21,7 +22,8 @@ fi
 export TPU_PROCESS_BOUNDS=1,1,1 TPU_WORKER_ID=0 TPU_WORKER_HOSTNAMES=localhost
 export TPU_CHIPS_PER_PROCESS_BOUNDS=${TPU_CHIPS_PER_PROCESS_BOUNDS:-2,2,1}
 prefill=${NUM_PREFILL:-1}
-common=(--set "caching=${CACHING:-pd_caching_3}" --host 0.0.0.0)
+read -ra options <<<"${OPTIONS:-}"
+common=(--set "caching=${CACHING:-pd_caching_3}" --host 0.0.0.0 "${options[@]}")
 read -ra run <<<"${EXEC:-}"
 trap 'kill $(jobs -p)' TERM INT  # the children drain, and end
 if ((host == 0)); then

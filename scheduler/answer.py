@@ -63,6 +63,8 @@ class Answer:
         Raises:
           MemServeError: the tokens overlap those sent in part, so the text cannot be told apart.
         """
+        if not self._early and response.first_index == len(self._token_ids) and self._last is None:
+            return (self._pass(response, now_s),)
         self._early.setdefault(response.first_index, response)
         ready: list[pb.GenerateResponse] = []
         while self._last is None and self._early:

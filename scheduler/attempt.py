@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import to_message
 from memserve_jax.proto.route_seal import sealed_route
 from scheduler.answer import Answer
+from scheduler.arrivals import Arrivals, joined
 from scheduler.flights import Flight
 from scheduler.member import Traits
 from scheduler.replay import AttemptFailedError
@@ -97,15 +99,33 @@ class Attempts:
 
     async def _relay(self, call: Any, relay: _Relay) -> None:
         """Passes the messages of `call` on to the client and learns from them."""
-        answer, context = relay.trip.answer, relay.trip.context
-        async for response in call:
-            if response.finish_reason == pb.CANCELLED:
-                raise self._broken_off(relay.plan, "cancelled the answer")
-            for message in answer.take(response, self._state.clock.now_s()):
-                self._learn(relay)
-                await context.write(message)
+        answer, arrivals = relay.trip.answer, Arrivals(call)
+        try:
+            while came := await arrivals.take():
+                await self._pass_on(came, relay)
+        finally:
+            await arrivals.close()
         if not answer.is_finished:
             raise self._broken_off(relay.plan, "ended the stream before the answer was done")
+
+    async def _pass_on(self, came: Sequence[pb.GenerateResponse], relay: _Relay) -> None:
+        """Sends the client what is new in messages that came together, as one."""
+        answer, now_s = relay.trip.answer, self._state.clock.now_s()
+        ready: list[pb.GenerateResponse] = []
+        is_cancelled = False
+        for message in came:
+            is_cancelled = message.finish_reason == pb.CANCELLED
+            if is_cancelled:
+                break
+            ready += answer.take(message, now_s)
+        if ready and answer.is_finished:
+            self._learn(relay)  # the client's next request may be on its way the moment it has it
+            await relay.trip.context.write(joined(ready))
+        elif ready:
+            await relay.trip.context.write(joined(ready))
+            self._learn(relay)
+        if is_cancelled:
+            raise self._broken_off(relay.plan, "cancelled the answer")
 
     def _learn(self, relay: _Relay) -> None:
         """Notes what the tokens so far say about load and caches."""

@@ -18,6 +18,8 @@ def fetch_source(
     Of several the least busy one. At most what a prefill can use counts: whole blocks of all
     tokens but the last.
     """
+    if len(view.roster) == 1:
+        return None
     usable = (len(request.prompt_token_ids) - 1) // block_size_tokens * block_size_tokens
     held = np.maximum(view.prefill_cached_tokens, view.decode_cached_tokens)
     np.minimum(held, usable, out=held)

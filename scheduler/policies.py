@@ -4,7 +4,7 @@ Ties go to the instance with the fewest indexed blocks, then by rendezvous hash 
 instance): one view has one answer on every scheduler, and equal instances share cold traffic.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ CROWD_SEQUENCES = 8.0
 CROWD_OF_MEAN = 1.5
 
 _Any = npt.NDArray[Any]
+_Key = Callable[[], _Any]  # a column
 
 
 class Policy(Protocol):
@@ -51,7 +52,7 @@ def round_robin(request: Request, view: ClusterView) -> Route:
 
 def least_load(request: Request, view: ClusterView) -> Route:
     """Goes where the fewest requests are, then the fewest tokens to prefill."""
-    load = (view.sequences, view.queued.new_tokens)
+    load = (lambda: view.sequences, lambda: view.queued.new_tokens)
     return _choose(view, prefill_by=load, decode_by=load, reason="load")
 
 
@@ -60,7 +61,8 @@ def session(request: Request, view: ClusterView) -> Route:
 
     A request without a session goes by its first block.
     """
-    hashed = (rendezvous(request.session_id.encode() or view.first_block, view.roster.hashes),)
+    key = request.session_id.encode() or view.first_block
+    hashed = (lambda: rendezvous(key, view.roster.hashes),)
     return _choose(view, prefill_by=hashed, decode_by=hashed, reason="session")
 
 
@@ -68,8 +70,8 @@ def longest_prefix(request: Request, view: ClusterView) -> Route:
     """Goes where most of the prompt is cached already (paper section 6), whatever the load."""
     return _choose(
         view,
-        prefill_by=(-view.prefill_cached_tokens,),
-        decode_by=(-view.decode_cached_tokens, view.sequences),
+        prefill_by=(lambda: -view.prefill_cached_tokens,),
+        decode_by=(lambda: -view.decode_cached_tokens, lambda: view.sequences),
         reason="prefix",
     )
 
@@ -85,11 +87,15 @@ def min_ttft(request: Request, view: ClusterView) -> Route:
     and holds it too, and a hot prefix ends up on as many instances as its load needs.
     """
     num_tokens = len(request.prompt_token_ids)
-    held = view.decode_cached_tokens / num_tokens
     return _choose(
         view,
-        prefill_by=(crowded(view), ttft_s(request, view)),
-        decode_by=(view.sequences - DECODE_AFFINITY_SEQUENCES * held,),
+        prefill_by=(lambda: crowded(view), lambda: ttft_s(request, view)),
+        decode_by=(
+            lambda: (
+                view.sequences
+                - DECODE_AFFINITY_SEQUENCES * (view.decode_cached_tokens / num_tokens)
+            ),
+        ),
         reason="ttft",
     )
 
@@ -112,7 +118,8 @@ def ttft_s(request: Request, view: ClusterView) -> Seconds:
 
 def crowded(view: ClusterView) -> npt.NDArray[np.bool_]:
     """Returns which rows have too many sequences, seen beside those that requests start on."""
-    mean = float(view.sequences[view.prefillers()].mean())
+    rows = view.prefillers()
+    mean = int(view.sequences[rows].sum()) / len(rows)
     return view.sequences > max(CROWD_SEQUENCES, CROWD_OF_MEAN * mean)
 
 
@@ -129,11 +136,11 @@ def rendezvous(key: bytes, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uin
 
 
 def _choose(
-    view: ClusterView, *, prefill_by: Sequence[_Any], decode_by: Sequence[_Any], reason: str
+    view: ClusterView, *, prefill_by: Sequence[_Key], decode_by: Sequence[_Key], reason: str
 ) -> Route:
     """Returns the instances whose columns are least, the first column first.
 
-    A colocated one does both.
+    A colocated one does both. Columns are worked out while they decide something.
     """
     prefill = _least(view, view.prefillers(), prefill_by)
     if view.roster.places[prefill].role is Role.COLOCATED:
@@ -141,11 +148,13 @@ def _choose(
     return _route(prefill, _least(view, view.decoders(), decode_by), view, reason)
 
 
-def _least(view: ClusterView, rows: Rows, by: Sequence[_Any]) -> int:
-    for column in (*by, view.indexed_blocks):
-        rows = _at_least(column, rows)
+def _least(view: ClusterView, rows: Rows, by: Sequence[_Key]) -> int:
+    for column in (*by, lambda: view.indexed_blocks):
         if len(rows) == 1:
-            return int(rows[0])
+            break
+        rows = _at_least(column(), rows)
+    if len(rows) == 1:
+        return int(rows[0])
     ranks = rendezvous(view.first_block, view.roster.hashes[rows])
     return int(rows[ranks.argmin()])  # of equal ranks the first: rows are in the order of names
 

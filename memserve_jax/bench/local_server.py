@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from memserve_jax.core.errors import MemServeError
 
@@ -45,13 +46,39 @@ def local_server(
     Raises:
       ServerFailedError: with the last lines of the log. The process is gone then.
     """
+    with local_process(
+        command,
+        log_path=log_path,
+        num_cpu_devices=num_cpu_devices,
+        ready_timeout_s=ready_timeout_s,
+    ) as server:
+        yield server.target
+
+
+@dataclass(frozen=True, slots=True)
+class LocalProcess:
+    """A server process that is ready."""
+
+    target: str  # HOST:PORT
+    pid: int
+
+
+@contextlib.contextmanager
+def local_process(
+    command: Sequence[str],
+    *,
+    log_path: pathlib.Path,
+    num_cpu_devices: int = 1,
+    ready_timeout_s: float = 180.0,
+) -> Iterator[LocalProcess]:
+    """Runs whatever prints a ready line, and yields which process it is. As `local_server`."""
     with log_path.open("wb") as log:
         environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(num_cpu_devices)}
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
         )
     try:
-        yield _wait_until_ready(process, log_path, ready_timeout_s)
+        yield LocalProcess(_wait_until_ready(process, log_path, ready_timeout_s), process.pid)
     finally:
         _stop(process)
 

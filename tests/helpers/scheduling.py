@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,3 +110,8 @@ async def failure(call: Any) -> tuple[grpc.StatusCode, str]:
 def prompt(*token_ids: int, **fields: Any) -> pb.GenerateRequest:
     """Returns a request for `token_ids`."""
     return pb.GenerateRequest(token_ids=pb.TokenIds(ids=token_ids), **fields)
+
+
+def tokens_of(messages: Iterable[pb.GenerateResponse]) -> list[int]:
+    """Returns the tokens of an answer, however many a message carried."""
+    return [token for message in messages for token in message.token_ids]

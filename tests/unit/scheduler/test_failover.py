@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 
 import grpc
 import pytest
@@ -32,7 +33,9 @@ async def cluster(*names, **section):
 
 def expect_whole(messages: list[pb.GenerateResponse], tokens: list[int] = ANSWER) -> None:
     assert [token for each in messages for token in each.token_ids] == tokens
-    assert [each.first_index for each in messages] == list(range(len(messages)))
+    sizes = [len(each.token_ids) for each in messages]
+    starts = [0, *itertools.accumulate(sizes)][: len(messages)]
+    assert [each.first_index for each in messages] == starts
     assert "".join(each.text for each in messages) == "".join(f"<{token}>" for token in tokens)
     assert not any(each.HasField("begun") for each in messages)
     last = messages[-1]

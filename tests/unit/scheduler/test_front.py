@@ -9,7 +9,7 @@ import pytest
 from memserve_jax.core.types import InstanceId, Role
 from memserve_jax.proto import memserve_pb2 as pb
 from tests.helpers.fake_instance import FakeInstance
-from tests.helpers.scheduling import failure, in_loop, prompt, scheduling
+from tests.helpers.scheduling import failure, in_loop, prompt, scheduling, tokens_of
 
 Code = grpc.StatusCode
 
@@ -138,8 +138,8 @@ def test_an_id_in_flight_is_refused_and_free_again_afterwards():
             assert code is Code.ALREADY_EXISTS and "'same'" in text
             fake.hold_before = set()
             fake.go_on.set()
-            assert len(await first) == 3
-            assert len(await running.answer(prompt(2, request_id="same"))) == 3
+            assert len(tokens_of(await first)) == 3
+            assert len(tokens_of(await running.answer(prompt(2, request_id="same")))) == 3
 
     in_loop(scenario())
 
@@ -194,7 +194,7 @@ def test_a_dead_instance_is_avoided_until_it_is_heard_again():
             assert code is Code.UNAVAILABLE and "no instance to route to" in text
             async with FakeInstance("c1") as c1:
                 await c1.register(running.target)
-                assert len(await running.answer(prompt(1))) == 3
+                assert len(tokens_of(await running.answer(prompt(1)))) == 3
             await c0.heartbeat(running.target)
             assert running.state.cluster.member("c0").is_routable
 
@@ -263,7 +263,7 @@ def test_leaving_ends_no_answer():
             await fake.holding.wait()
             await fake.deregister(running.target)
             fake.go_on.set()
-            assert len(await answer) == 3
+            assert len(tokens_of(await answer)) == 3
 
     in_loop(scenario())
 

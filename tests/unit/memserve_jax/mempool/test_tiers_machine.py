@@ -186,6 +186,14 @@ class TiersMachine(RuleBasedStateMachine):
         if prompt and not is_pinned:
             assert self.pool.peek([*prompt, 0], salt=salt) < len(prompt)
 
+    @rule(ends=st.booleans())
+    def flush(self, ends):
+        tiers = self.pool.status.tiers
+        while not self.pool.flush() and ends:
+            self.settle()
+        for before, after in zip(tiers[:-1], self.pool.status.tiers[:-1], strict=True):
+            assert before == after  # in memory nothing has moved
+
     @rule(really=st.sampled_from([True, False]), gracefully=st.booleans())
     def restart(self, really, gracefully):
         if not really:

@@ -93,6 +93,8 @@ class Router:
         plan, _ = self._decide(request, avoid)
         self._num_routed += 1
         self._count(plan, started_s)
+        hits = plan.names.first(plan.route.cached_tokens // plan.prefill.block_size_tokens)
+        self._state.trees[plan.prefill.role].touch(plan.prefill.instance, hits)
         return plan
 
     def consider(self, request: Request) -> tuple[Plan, ClusterView]:

@@ -6,10 +6,10 @@ from memserve_jax.core.clock import ManualClock
 from memserve_jax.core.config import SchedulerSection
 from memserve_jax.core.cost_model import CostModel
 from memserve_jax.core.errors import NoInstanceError
-from memserve_jax.core.types import InstanceId, Request, RequestId, Role, SamplingParams
+from memserve_jax.core.types import InstanceId, Request, RequestId, Role, SamplingParams, Tier
 from scheduler.policies import POLICIES
 from scheduler.router import Router
-from scheduler.state import make_state
+from scheduler.state import HOPE_HEARTBEATS, make_state
 from tests.helpers.fake_instance import make_status
 
 S = 16
@@ -18,9 +18,10 @@ S = 16
 class World:
     """A router with its parts and no sockets."""
 
-    def __init__(self, *statuses, policy="min_ttft"):
+    def __init__(self, *statuses, policy="min_ttft", **section):
         self.clock = ManualClock(1.0)
-        self.state = make_state(SchedulerSection(prompt_tree_ttl_s=60.0), self.clock, model="tiny")
+        section = SchedulerSection(prompt_tree_ttl_s=60.0, **section)
+        self.state = make_state(section, self.clock, model="tiny")
         self.trees, self.cluster = self.state.trees, self.state.cluster
         self.router = Router(
             self.state,
@@ -127,6 +128,31 @@ def test_nothing_is_learnt_of_a_life_that_is_over():
     assert world.trees.blocks_of(InstanceId("c0")) == 0
     world.router.finished(plan, OUTPUT)
     assert world.trees.blocks_of(InstanceId("c0")) == 0
+
+
+def test_what_a_route_counts_on_makes_room_last():
+    world = World(make_status("c0"), prompt_tree_blocks=6)
+    tree, c0 = world.trees[Role.COLOCATED], InstanceId("c0")
+    names = world.router.plan(make_request(PROMPT)).names.first(2)
+    tree.begin_snapshot(c0)
+    for told in (names, [b"older"], [b"younger"]):
+        tree.store(c0, Tier.HBM, told)
+    tree.end_snapshot(c0)
+    assert world.router.plan(make_request([*PROMPT, 1])).route.cached_tokens == 2 * S
+    tree.store(c0, Tier.HBM, [b"1", b"2", b"3"])  # one too many
+    assert tree.match([b"older"], 1.0) == {} and tree.match([b"younger"], 1.0) == {"c0": 1}
+    assert tree.match(names, 1.0) == {"c0": 2}
+
+
+def test_answers_of_who_tells_count_for_some_heartbeats_only():
+    world = World(make_status("c0"), heartbeat_s=0.5)
+    tree, c0 = world.trees[Role.COLOCATED], InstanceId("c0")
+    tree.begin_snapshot(c0)
+    tree.end_snapshot(c0)
+    world.router.prefilled(world.router.plan(make_request(PROMPT)))
+    assert world.blocks(Role.COLOCATED, PROMPT) == {"c0": 2}
+    world.clock.advance(0.5 * HOPE_HEARTBEATS)  # it never came to be, or is gone again
+    assert world.blocks(Role.COLOCATED, PROMPT) == {}
 
 
 def test_knowledge_ages():

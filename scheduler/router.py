@@ -79,18 +79,25 @@ class Router:
         """Requests routed so far."""
         return self._num_routed
 
-    def plan(self, request: Request, avoid: frozenset[InstanceId] = frozenset()) -> Plan:
+    def plan(
+        self,
+        request: Request,
+        avoid: frozenset[InstanceId] = frozenset(),
+        *,
+        names: BlockNames | None = None,
+    ) -> Plan:
         """Decides where `request` runs.
 
         Args:
           request: What was answered already is to be prefilled as if it was prompt.
           avoid: Taken only where nothing else has the role.
+          names: Of its blocks, where somebody has made them; None: made here.
 
         Raises:
           NoInstanceError: no set of live instances can serve it.
         """
         started_s = self._state.clock.now_s()
-        plan, _ = self._decide(request, avoid)
+        plan, _ = self._decide(request, avoid, names)
         self._num_routed += 1
         self._count(plan, started_s)
         hits = plan.names.first(plan.route.cached_tokens // plan.prefill.block_size_tokens)
@@ -103,15 +110,17 @@ class Router:
         Raises:
           NoInstanceError: no set of live instances can serve it.
         """
-        return self._decide(request, frozenset())
+        return self._decide(request, frozenset(), None)
 
-    def _decide(self, request: Request, avoid: frozenset[InstanceId]) -> tuple[Plan, ClusterView]:
+    def _decide(
+        self, request: Request, avoid: frozenset[InstanceId], names: BlockNames | None
+    ) -> tuple[Plan, ClusterView]:
         block_size = self._state.cluster.block_size_tokens
         if block_size is None:
             raise NoInstanceError("no instance is registered; try again later")
         asked = _as_prompt(request)
         keys = block_keys(asked.prompt_token_ids, block_size)
-        names = BlockNames(asked.cache_salt, keys)
+        names = names or BlockNames(asked.cache_salt, keys)
         roster = self._state.cluster.roster
         if avoid:
             roster = roster.without(avoid)

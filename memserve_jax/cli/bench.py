@@ -13,11 +13,11 @@ COMMANDS = {  # command -> module, what it measures
     "transfer": (f"{_FOLDER}.bench_transfer", "Every transport, beside memcpy and a socket."),
     "model": (f"{_FOLDER}.bench_model", "A whole model against the device's bounds, and peers."),
     "kernels": (f"{_FOLDER}.bench_kernels", "Each op against the device's bounds, and peers."),
+    "route": (f"{_FOLDER}.bench_route", "Routing decisions, and the scheduler as a proxy."),
     "simulate": (f"{_FOLDER}.bench_simulate", "Routing, in simulated time."),
     "fit": (f"{_FOLDER}.bench_fit", "What prefills and fetches cost here, into a file."),
 }
 COMING = {  # command -> what brings it
-    "route": "the scheduler issue",
     "report": "the evaluation issue",
 }
 

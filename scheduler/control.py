@@ -12,6 +12,7 @@ from memserve_jax.core.config import SchedulerSection
 from memserve_jax.core.errors import MemServeError
 from memserve_jax.core.types import Request
 from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.convert import checked_seconds
 from memserve_jax.proto.memserve_pb2_grpc import ControlServiceServicer
 from memserve_jax.proto.status import status_of
 from scheduler.cluster import as_status
@@ -129,8 +130,8 @@ class Control(ControlServiceServicer):
 
     async def Drain(self, request: pb.DrainRequest, context: Any) -> pb.DrainReply:
         """Stops routing to an instance, lets its requests end, then has it drain itself."""
-        timeout_s = request.timeout_s or DEFAULT_DRAIN_S
         try:
+            timeout_s = checked_seconds("timeout_s", request.timeout_s) or DEFAULT_DRAIN_S
             member = self._state.cluster.member(request.instance)
             if not request.force:
                 self._state.cluster.refuse_unless_spare(request.instance)

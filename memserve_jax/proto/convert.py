@@ -188,6 +188,17 @@ def attempt_of(request_id: str) -> int:
     return int(request_id.partition(ATTEMPT)[2] or 0)
 
 
+def checked_seconds(field: str, seconds: float) -> float:
+    """Returns a time-out from the wire.
+
+    Raises:
+      InvalidRequestError: one that never ends, or that is none.
+    """
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise InvalidRequestError(field, seconds, "a finite number of seconds >= 0")
+    return seconds
+
+
 def reason_to_message(reason: FinishReason | None) -> Any:  # an enum, which beartype cannot read
     """Returns the wire's word for `reason`; None is unspecified."""
     return pb.FINISH_REASON_UNSPECIFIED if reason is None else _REASON_TO_MESSAGE[reason]

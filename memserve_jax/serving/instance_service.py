@@ -14,7 +14,7 @@ from memserve_jax.core.types import InstanceId, Request, Role, TransferId
 from memserve_jax.engine.events import Event, Failed, FirstToken, PrefillDone, Tokens
 from memserve_jax.mempool.control import FetchAnswer, ReserveAnswer
 from memserve_jax.proto import memserve_pb2 as pb
-from memserve_jax.proto.convert import to_request
+from memserve_jax.proto.convert import checked_seconds, to_request
 from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceServicer
 from memserve_jax.serving.answers import first_token_to_message, prefill_done_to_message
 from memserve_jax.serving.instance import Instance
@@ -242,7 +242,8 @@ class InstanceServicer(InstanceServiceServicer):
     ) -> pb.DrainReply:
         """Takes no more requests and answers when those there are have ended."""
         async with answered_errors(context):
-            await self._drain(request.timeout_s or DEFAULT_DRAIN_S)
+            timeout_s = checked_seconds("timeout_s", request.timeout_s)
+            await self._drain(timeout_s or DEFAULT_DRAIN_S)
         return pb.DrainReply(instance=self._instance.identity.instance)
 
     def _abort(self, transfer: TransferId, reason: str) -> None:

@@ -12,6 +12,7 @@ from memserve_jax.mempool.control import FetchAnswer, FetchCall, ReserveAnswer, 
 from memserve_jax.mempool.part import Part
 from memserve_jax.mempool.transport import Endpoint
 from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.convert import checked_seconds
 from memserve_jax.serving.peers import Peers, peer_errors
 
 ABORT_TIMEOUT_S = 5.0
@@ -58,7 +59,7 @@ def reserve_from_message(message: pb.ReserveRequest) -> ReserveCall:
         may_wait=message.may_wait,
         private=message.private,
         extra_blocks=message.extra_blocks,
-        timeout_s=message.timeout_s,
+        timeout_s=checked_seconds("timeout_s", message.timeout_s),
         into=TransferId(message.into) if message.into else None,
         tier=_tier_of(message.tier),
     )
@@ -126,7 +127,7 @@ def fetch_from_message(message: pb.FetchRequest) -> FetchCall:
         token_ids=tuple(message.token_ids),
         salt=message.cache_salt,
         first_block=message.first_block,
-        timeout_s=message.timeout_s,
+        timeout_s=checked_seconds("timeout_s", message.timeout_s),
     )
 
 

@@ -17,7 +17,7 @@ from memserve_jax.core.tokenizer import load_tokenizer
 from memserve_jax.core.types import FinishReason, Request, RequestId, SamplingParams, Timing, Usage
 from memserve_jax.proto import convert
 from memserve_jax.proto import memserve_pb2 as pb
-from memserve_jax.proto.convert import Limits, to_message, to_request
+from memserve_jax.proto.convert import Limits, checked_seconds, to_message, to_request
 from tests.helpers import tokenizer_files
 
 GENERATION = {"temperature": 0.5, "top_k": 7, "top_p": 0.75, "repetition_penalty": 1.5}
@@ -181,6 +181,14 @@ def test_what_is_too_large_is_refused_before_it_is_read(message, words):
         accept(message, limits)
     assert str(caught.value) == words
     assert accept(pb.GenerateRequest(text="é" * 8), limits).prompt_token_ids
+
+
+def test_a_time_out_that_never_ends_is_none():
+    assert checked_seconds("timeout_s", 0.0) == 0.0
+    assert checked_seconds("timeout_s", 7.5) == 7.5
+    for seconds in (math.nan, math.inf, -math.inf, -0.1):
+        with pytest.raises(InvalidRequestError, match=r"timeout_s: got .*allowed: a finite num"):
+            checked_seconds("timeout_s", seconds)
 
 
 def test_a_prompt_that_the_pool_cannot_hold():

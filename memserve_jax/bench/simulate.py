@@ -12,6 +12,7 @@ from memserve_jax.bench.simulate_hot import simulate_hot
 from memserve_jax.bench.simulate_options import SimulateOptions
 from memserve_jax.bench.simulate_report import PartReport
 from memserve_jax.bench.simulate_split import simulate_split
+from memserve_jax.bench.simulate_trace import simulate_trace
 
 Progress = Callable[[int, int | None, str], None]  # done, total, what
 
@@ -28,6 +29,7 @@ PARTS: Mapping[str, Part] = MappingProxyType(
     {
         "split": simulate_split,
         "hot": simulate_hot,
+        "trace": simulate_trace,
     }
 )
 

@@ -17,3 +17,5 @@ class SimulateOptions:
     seed: int = 0
     quick: bool = False  # fewer requests
     cost: CostModel = COST
+    trace: str | None = None  # a file, for the part `trace`
+    trace_requests: int = 1000  # of it, from the beginning; all are held in memory

@@ -1,6 +1,7 @@
 """`memserve bench simulate`: how policies route, in simulated time. Never loads jax."""
 
 import json
+from typing import Any
 
 import click
 import rich.console
@@ -18,7 +19,8 @@ _WIDTH = 140  # characters that the tables need
 @click.command("simulate")
 @click.option(
     "--parts", default=",".join(_USUAL), show_default=True,
-    help="split: 64 prefix groups from a cold start; hot: one prefix takes 80 % of the load.",
+    help="split: 64 prefix groups from a cold start; hot: one prefix takes 80 % of the load; "
+    "trace: a recorded trace (--trace).",
 )  # fmt: skip
 @click.option(
     "--policy", type=click.Choice(list(POLICIES)), default="min_ttft", show_default=True,
@@ -26,15 +28,20 @@ _WIDTH = 140  # characters that the tables need
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--quick", is_flag=True, help="Fewer requests.")
+@click.option("--trace", type=click.Path(dir_okay=False), help="JSONL as Mooncake publishes it.")
+@click.option(
+    "--trace-requests", type=click.IntRange(min=1), default=1000,
+    show_default=True, help="Of the trace, from its beginning.",
+)  # fmt: skip
 @click.option("--json", "json_path", help="Write the reports as JSON; - is stdout.")
-def command(parts: str, policy: str, seed: int, quick: bool, json_path: str | None) -> None:
+def command(parts: str, json_path: str | None, **values: Any) -> None:
     """Route requests with the scheduler's own classes to instances in simulated time.
 
     Instances batch, cache and evict like real ones, and take the time that a cost model says:
     the same options give the same numbers anywhere. Exits 1 if a bound is broken.
     """
     check_folders(json_path, None)
-    options = SimulateOptions(parts=_parts(parts), policy=policy, seed=seed, quick=quick)
+    options = SimulateOptions(parts=_parts(parts), **values)
     with progress_bar("simulate") as progress:
         reports = simulate.run(options, progress)
     console = rich.console.Console(stderr=json_path == "-", highlight=False)

@@ -37,7 +37,7 @@ def seen(monkeypatch):
 def test_unknown_parts_are_named(parts):
     result = bench("--parts", parts)
     assert isinstance(result.exception, ConfigError)
-    assert f"--parts: got {parts!r}, allowed: some of split,hot" in str(result.exception)
+    assert f"--parts: got {parts!r}, allowed: some of split,hot,trace" in str(result.exception)
 
 
 def test_options_reach_the_simulation_and_the_report_is_written(seen):

@@ -174,6 +174,18 @@ def test_the_control_plane_and_client_commands_never_load_jax():
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
+def test_nothing_that_serves_reads_pickles():
+    """Whoever can send one runs code here. The benches talk so with children of their own."""
+    readers = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    readers |= {"multiprocessing", "multiprocessing.connection"}
+    for path in SOURCES:
+        folder = relative(path)
+        if folder.startswith(("tests/", "memserve_jax/bench/")):
+            continue
+        assert not imported(path) & readers, folder
+        assert "allow_pickle" not in path.read_text(), folder
+
+
 def test_stubs_are_what_the_proto_gives(tmp_path):
     python = ROOT / ".venv-protos" / "bin" / "python"
     if not python.exists():

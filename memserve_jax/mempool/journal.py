@@ -79,26 +79,20 @@ class Journal:
         removed: dict[Tier, list[bytes]],
     ) -> None:
         """Adds the names of what differs from what was announced, and notes it as announced."""
-        differing: list[PrefixNode] = []
-        for node in changed:
-            if node.value.announced != _held(node.value):
-                differing.append(node)
-        for node in reversed(differing):  # the deepest first: it names those before it too
-            if node.parent is not None:
-                name_of_node(node)
-        for node in differing:
+        for node in reversed(changed):  # the deepest first: it names those before it too
             holding = node.value
             held, told = _held(holding), holding.announced
-            if held == told:  # noted several times
+            if held == told:  # came and went, or noted several times
                 continue
             holding.announced = held
-            name = holding.name
-            assert name is not None, "announced without a name"
+            name = holding.name or name_of_node(node)
             for tier, flag in _FLAGS:
                 if held & ~told & flag:
                     stored[tier].append(name)
                 elif told & ~held & flag:
                     removed[tier].append(name)
+        for names in stored.values():
+            names.reverse()
 
 
 def _held(holding: Holding) -> int:

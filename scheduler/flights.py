@@ -21,6 +21,7 @@ class Flight:
     work: PrefillWork | None = None  # None: not routed yet, or prefilled
     has_arrived: bool = False  # the decode instance has the KV: the other may go
     on_lost: Callable[[str], None] | None = None  # told why, when an instance of it is lost
+    on_prefilled: Callable[[], None] | None = None  # told of the first token, once
 
 
 class Flights:
@@ -80,6 +81,9 @@ class Flights:
 
     def prefilled(self, flight: Flight) -> None:
         """Notes the first token: the prefill instance is done. Again is the same as once."""
+        if flight.work is not None and flight.on_prefilled is not None:
+            flight.on_prefilled()
+            flight.on_prefilled = None
         self._uncount_prefill(flight)
         self.on_change()
 

@@ -183,9 +183,7 @@ class Gate:
 
     def _call(self) -> None:
         for ticket in list(self._called):
-            if ticket.flight.route is not None:
-                ticket.stage = Stage.GONE
-                self._called.discard(ticket)
+            self._note_if_gone(ticket)
         while (place := self._queue.first(self._clock.now_s())) and self._has_room():
             if self._refuse_if_late(place):
                 continue
@@ -199,9 +197,21 @@ class Gate:
         ticket.stage = Stage.CALLED
         self._called.add(ticket)
         ticket.on_turn(None)
-        if ticket.flight.route is not None and ticket.stage is Stage.CALLED:
-            ticket.stage = Stage.GONE
-            self._called.discard(ticket)
+        self._note_if_gone(ticket)
+
+    def _note_if_gone(self, ticket: Ticket) -> None:
+        """Notes that a request has been sent, and what is predicted of its first token."""
+        route = ticket.flight.route
+        if route is None or ticket.stage is not Stage.CALLED:
+            return
+        ticket.stage = Stage.GONE
+        self._called.discard(ticket)
+        sent_s, predicted_s = self._clock.now_s(), self._rooms.predicted_s(route.prefill)
+
+        def learn() -> None:
+            self._rooms.learn(predicted_s, self._clock.now_s() - sent_s)
+
+        ticket.flight.on_prefilled = learn
 
     def _refuse_if_late(self, place: Place[Ticket]) -> bool:
         ticket = place.item

@@ -16,6 +16,8 @@ from scheduler.roster import Column, Roster
 from scheduler.tree_rows import TreeRows
 
 SHARE_OF_PROMISE = 0.5  # of `scheduler.slo.ttft_s` that may pass in an instance's queue
+NEWEST = 0.1  # weight of the latest prefill in how far the cost model is off
+MOST_OFF = 10.0  # times too much or too little: more is a hiccup
 
 
 class Rooms:
@@ -50,6 +52,25 @@ class Rooms:
         self._most_s = section.queue.instance_s
         if section.slo.ttft_s is not None:
             self._most_s = min(self._most_s, SHARE_OF_PROMISE * section.slo.ttft_s)
+        self._stretch = 1.0  # of predictions: what prefills took over what they should have
+
+    def predicted_s(self, instance: InstanceId) -> float:
+        """Returns what the cost model says of all that waits for prefill at an instance."""
+        roster = self._cluster.roster
+        row = roster.row_of.get(instance)
+        if row is None:
+            return 0.0
+        columns = self._loads.columns(roster)
+        for cost, rows in self._costs.costs(roster, columns.prefill_tokens_per_s):
+            if row in rows:
+                return float(cost.seconds_each(columns.queued.at(np.array([row], np.intp)))[0])
+        return 0.0
+
+    def learn(self, predicted_s: float, actual_s: float) -> None:
+        """Takes account of a first token: predictions are stretched by what such show."""
+        if predicted_s > 0:
+            off = min(MOST_OFF, max(1 / MOST_OFF, actual_s / predicted_s))
+            self._stretch += NEWEST * (off - self._stretch)
 
     @property
     def num_prefillers(self) -> int:
@@ -92,8 +113,9 @@ class Rooms:
         columns = self._loads.columns(roster)
         busy_s, prefill_s = np.zeros((2, len(roster)))
         for cost, some in self._costs.costs(roster, columns.prefill_tokens_per_s):
-            busy_s[some] = cost.seconds_each(columns.queued.at(some))
-            prefill_s[some] = cost.prefill_s_each(len(request.prompt_token_ids), cached[some])
+            busy_s[some] = self._stretch * cost.seconds_each(columns.queued.at(some))
+            alone_s = cost.prefill_s_each(len(request.prompt_token_ids), cached[some])
+            prefill_s[some] = self._stretch * alone_s
         best = rows[int(np.argmin((busy_s + prefill_s)[rows]))]
         return float(busy_s[best] + prefill_s[best]), float(busy_s[best])
 
@@ -101,7 +123,8 @@ class Rooms:
         columns = self._loads.columns(roster)
         is_full = columns.sequences >= self._most_sequences
         for cost, rows in self._costs.costs(roster, columns.prefill_tokens_per_s):
-            is_full[rows] |= cost.seconds_each(columns.queued.at(rows)) >= self._most_s
+            queued_s = self._stretch * cost.seconds_each(columns.queued.at(rows))
+            is_full[rows] |= queued_s >= self._most_s
         return is_full
 
     def _cached_tokens(self, roster: Roster, request: Request) -> Column:

@@ -28,6 +28,13 @@ class FixedRooms(Rooms):
 
     def __init__(self, flights, size=1, service_s=0.1):
         self.flights, self.size, self.service_s = flights, size, service_s
+        self.learnt = []
+
+    def predicted_s(self, instance):
+        return self.service_s
+
+    def learn(self, predicted_s, actual_s):
+        self.learnt.append((predicted_s, actual_s))
 
     def has_room(self, num_called):
         return self.flights.sequences_at(HERE.prefill) + num_called < self.size
@@ -101,6 +108,21 @@ def test_who_finds_room_goes_at_once_and_others_in_turn():
     bench.end("b")
     bench.check()
     assert bench.gate.num_waiting == 0
+
+
+def test_what_was_predicted_is_compared_with_the_first_token():
+    bench = Bench()
+    bench.come("a")
+    bench.go("a")
+    bench.clock.advance(0.3)
+    for _ in range(2):
+        bench.flights.prefilled(bench.tickets["a"].flight)
+    assert bench.rooms.learnt == [(0.1, pytest.approx(0.3))]
+    bench.end("a")
+    bench.come("b")
+    bench.go("b")
+    bench.end("b")  # without a token: nothing to learn
+    assert len(bench.rooms.learnt) == 1
 
 
 def test_priorities_and_tenants_decide_whose_turn_it_is():

@@ -81,6 +81,23 @@ def test_the_best_instance_is_expected_to_serve_with_what_it_holds():
     assert rooms.expected_s(request, looks_up=False) == (pytest.approx(0.83), 0.5)
 
 
+def test_a_cost_that_is_off_is_stretched_to_what_prefills_take():
+    state, rooms = make_rooms("colocated")
+    give(state, "a", "c0", "c0", 150)
+    assert rooms.predicted_s(InstanceId("c0")) == pytest.approx(1.5)
+    assert rooms.predicted_s(InstanceId("gone")) == 0.0
+    assert rooms.has_room(0)
+    for _ in range(50):
+        rooms.learn(1.0, 2.0)
+    assert not rooms.has_room(0)  # it is 3 s
+    _, busy_s = rooms.expected_s(request_of(10), looks_up=False)
+    assert busy_s == pytest.approx(3.0, rel=0.02)
+    rooms.learn(0.0, 5.0)
+    for _ in range(100):
+        rooms.learn(1.0, 1e-6)
+    assert rooms.expected_s(request_of(10), looks_up=False)[1] == pytest.approx(0.15, rel=0.02)
+
+
 def test_a_promise_leaves_half_of_its_time_to_an_instances_queue():
     state, rooms = make_rooms("colocated", slo={"ttft_s": 1.0})
     give(state, "a", "c0", "c0", 40)

@@ -1,5 +1,6 @@
 """`memserve status`: instances, pools, hit rates and KV moved."""
 
+import base64
 import json
 import threading
 from typing import Any
@@ -70,11 +71,16 @@ def command(target: str, watch: bool, as_json: bool, interval: float) -> None:
 
 
 def to_plain(message: Message) -> dict[str, Any]:
-    """Returns `message` as plain values, every field there; 64-bit numbers stay numbers."""
+    """Returns `message` as plain values, every field there; 64-bit numbers stay numbers.
+
+    Bytes become base64, as in protobuf's own JSON.
+    """
     plain: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
-        if field.message_type is None:
+        if isinstance(value, bytes):
+            plain[field.name] = base64.b64encode(value).decode()
+        elif field.message_type is None:
             plain[field.name] = value
         elif isinstance(value, Message):
             plain[field.name] = to_plain(value)

@@ -7,7 +7,9 @@ import pytest
 
 from memserve_jax.proto import memserve_pb2 as pb
 
-ROUTE = pb.RouteInfo(prefill_instance="p0", decode_instance="d0", cached_tokens=32)
+ROUTE = pb.RouteInfo(
+    prefill_instance="p0", decode_instance="d0", cached_tokens=32, seal=b"\x00seal"
+)
 EXPLAINED = pb.ExplainReply(
     policy="min_ttft",
     route=ROUTE,
@@ -70,6 +72,7 @@ def test_as_json(memserve, scheduler):
         memserve("route", "--explain", "hi", "--json", "--target", scheduler.target).out
     )
     assert (told["policy"], told["route"]["prefill_instance"]) == ("min_ttft", "p0")
+    assert told["route"]["seal"] == "AHNlYWw="
     assert [each["instance"] for each in told["instances"]] == ["d0", "p0", "p1"]
     assert told["instances"][1]["is_crowded"] is True
 

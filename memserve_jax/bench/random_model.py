@@ -53,7 +53,8 @@ def random_bundle(
     params: dict[str, jax.Array] = {}
     for index, (name, shape) in enumerate(skeleton.shapes.items()):
         draw = jax.jit(_draw, static_argnums=(1, 2, 3), out_shardings=shape.sharding)
-        params[name] = draw(jax.random.key(index), shape.shape, shape.dtype, _is_norm(name))
+        drawn = draw(jax.random.key(index), shape.shape, jnp.dtype(dtype), _is_norm(name))
+        params[name] = drawn.astype(shape.dtype)
     return make_bundle(skeleton, params, kernels=kernels)
 
 

@@ -19,10 +19,10 @@ class Attention(nnx.Module):
     ):
         d, n, k, h = config.embed_dim, config.num_heads, stored_kv_heads, config.head_dim
         self.config, self.window = config, window
-        self.wq = nnx.Param(jnp.zeros((d, n, h), dtype))
-        self.wk = nnx.Param(jnp.zeros((d, k, h), dtype))
-        self.wv = nnx.Param(jnp.zeros((d, k, h), dtype))
-        self.wo = nnx.Param(jnp.zeros((n, h, d), dtype))
+        self.wq = nnx.Param(jnp.zeros((n, h, d), dtype))
+        self.wk = nnx.Param(jnp.zeros((k, h, d), dtype))
+        self.wv = nnx.Param(jnp.zeros((k, h, d), dtype))
+        self.wo = nnx.Param(jnp.zeros((d, n, h), dtype))
         if config.has_qkv_bias:
             self.bq = nnx.Param(jnp.zeros((n, h), dtype))
             self.bk = nnx.Param(jnp.zeros((k, h), dtype))
@@ -57,7 +57,7 @@ class Attention(nnx.Module):
             q, k = rotate(q, *rotations), rotate(k, *rotations)
         out, pages = attend(q, (k, v), pages, window=self.window)
         with jax.named_scope("output"):
-            update = contract("TNH,NHD->TD", out, self.wo[...])
+            update = contract("TNH,DNH->TD", out, self.wo[...])
             if self.config.has_output_bias:
                 update = update + self.bo[...][None, :]
         return update, pages
@@ -65,9 +65,9 @@ class Attention(nnx.Module):
     def _project(
         self, x: Float[Array, "T D"]
     ) -> tuple[Float[Array, "T N H"], Float[Array, "T K H"], Float[Array, "T K H"]]:
-        q = contract("TD,DNH->TNH", x, self.wq[...])
-        k = contract("TD,DKH->TKH", x, self.wk[...])
-        v = contract("TD,DKH->TKH", x, self.wv[...])
+        q = contract("TD,NHD->TNH", x, self.wq[...])
+        k = contract("TD,KHD->TKH", x, self.wk[...])
+        v = contract("TD,KHD->TKH", x, self.wv[...])
         if self.config.has_qkv_bias:
             q, k, v = q + self.bq[...][None], k + self.bk[...][None], v + self.bv[...][None]
         if self.config.has_qk_norm:

@@ -21,6 +21,7 @@ from memserve_jax.parallel.sharding import (
     check_heads,
     logit_sharding,
     replicated,
+    weight_dtype,
     weight_sharding,
 )
 from pallas_kernels.backend import Backend
@@ -111,7 +112,8 @@ def make_skeleton(config: ModelConfig, *, mesh: Mesh, dtype: str) -> Skeleton:
     for path, leaf in leaves:
         name = _name(path)
         sharding = weight_sharding(mesh, name, leaf.shape)
-        shapes[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        held = weight_dtype(mesh, name, dtype)
+        shapes[name] = jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(held), sharding=sharding)
     return Skeleton(
         config=config, mesh=mesh, dtype=dtype, shapes=shapes, graphdef=graphdef, treedef=treedef
     )

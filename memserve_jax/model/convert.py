@@ -54,7 +54,7 @@ def convert(hf_dir: str, out_dir: str) -> None:
         for name in COPIED:
             if (pathlib.Path(hf_dir) / name).exists():
                 shutil.copyfile(pathlib.Path(hf_dir) / name, out / name)
-        orbax_checkpoint.save(out_dir, params)
+        orbax_checkpoint.save(out_dir, params, dtype)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise

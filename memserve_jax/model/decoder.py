@@ -49,7 +49,7 @@ class Decoder(nnx.Module):
           stored_kv_heads: KV heads counting replicas, a multiple of the config's.
           dtype: Of weights and activations.
         """
-        self.config = config
+        self.config, self.dtype = config, dtype
         self.embedding = nnx.Param(jnp.zeros((config.vocab_size, config.embed_dim), dtype))
         self.layers = nnx.List(
             DecoderLayer(config, layer, stored_kv_heads=stored_kv_heads, dtype=dtype)
@@ -57,7 +57,7 @@ class Decoder(nnx.Module):
         )
         self.norm = RMSNorm(config.embed_dim, config.norm_epsilon, dtype)
         if not config.ties_embeddings:
-            self.head = nnx.Param(jnp.zeros((config.embed_dim, config.vocab_size), dtype))
+            self.head = nnx.Param(jnp.zeros((config.vocab_size, config.embed_dim), dtype))
 
     def __call__(
         self,
@@ -72,7 +72,7 @@ class Decoder(nnx.Module):
     def embed(self, token_ids: Int32[Array, " T"]) -> Float[Array, "T D"]:
         """Returns the residual stream before the first layer."""
         with jax.named_scope("embedding"):
-            return self.embedding[...].at[token_ids].get(mode="clip")
+            return self.embedding[...].at[token_ids].get(mode="clip").astype(self.dtype)
 
     def run(
         self,
@@ -97,6 +97,5 @@ class Decoder(nnx.Module):
         """Returns the logits after residual streams `x`, in float32."""
         with jax.named_scope("head"):
             x = self.norm(x)
-            if self.config.ties_embeddings:
-                return contract("BD,VD->BV", x, self.embedding[...], out=jnp.float32)
-            return contract("BD,DV->BV", x, self.head[...], out=jnp.float32)
+            head = self.embedding if self.config.ties_embeddings else self.head
+            return contract("BD,VD->BV", x, head[...], out=jnp.float32)

@@ -26,7 +26,7 @@ def sources(config: ModelConfig) -> dict[str, Source]:
         "norm.scale": _as_it_is("model.norm.weight", d),
     }
     if not config.ties_embeddings:
-        found["head"] = _transposed("lm_head.weight", d, vocab)
+        found["head"] = _as_it_is("lm_head.weight", vocab, d)
     for layer in range(config.num_layers):
         parts = _attention(config) | _mlp(config) | _norms(config)
         for name, (tensor, make) in parts.items():
@@ -59,9 +59,9 @@ def _attention(config: ModelConfig) -> _Parts:
 def _mlp(config: ModelConfig) -> _Parts:
     d, f = config.embed_dim, config.ffn_dim
     parts: _Parts = {
-        "mlp.gate": ("mlp.gate_proj.weight", lambda t: _transposed(t, d, f)),
-        "mlp.up": ("mlp.up_proj.weight", lambda t: _transposed(t, d, f)),
-        "mlp.down": ("mlp.down_proj.weight", lambda t: _transposed(t, f, d)),
+        "mlp.gate": ("mlp.gate_proj.weight", lambda t: _as_it_is(t, f, d)),
+        "mlp.up": ("mlp.up_proj.weight", lambda t: _as_it_is(t, f, d)),
+        "mlp.down": ("mlp.down_proj.weight", lambda t: _as_it_is(t, d, f)),
     }
     if config.has_mlp_bias:
         parts |= {
@@ -90,17 +90,12 @@ def _as_it_is(tensor: str, *shape: int) -> Source:
     return Source(tensor=tensor, shape=shape, arrange=lambda x: x)
 
 
-def _transposed(tensor: str, rows: int, columns: int) -> Source:
-    """A `[rows, columns]` weight, which Hugging Face keeps as [out, in]."""
-    return Source(tensor=tensor, shape=(columns, rows), arrange=lambda x: x.T)
-
-
 def _into_heads(tensor: str, d: int, heads: int, h: int, *, is_kv: bool = False) -> Source:
     return Source(
         tensor=tensor,
         shape=(heads * h, d),
-        arrange=lambda x: x.reshape(heads, h, d).transpose(2, 0, 1),
-        kv_head_axis=1 if is_kv else None,
+        arrange=lambda x: x.reshape(heads, h, d),
+        kv_head_axis=0 if is_kv else None,
     )
 
 
@@ -108,7 +103,7 @@ def _out_of_heads(tensor: str, d: int, heads: int, h: int) -> Source:
     return Source(
         tensor=tensor,
         shape=(d, heads * h),
-        arrange=lambda x: x.reshape(d, heads, h).transpose(1, 2, 0),
+        arrange=lambda x: x.reshape(d, heads, h),
     )
 
 

@@ -4,6 +4,7 @@ import logging
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -66,7 +67,7 @@ def load_safetensors(path: str, skeleton: Skeleton) -> dict[str, jax.Array]:
     if unused:
         _LOGGER.warning("%s: %d tensors unused, such as %s", path, len(unused), unused[0])
     return {
-        name: _place(_view(files, wanted[name], path), wanted[name], target)
+        name: _place(_view(files, wanted[name], path), wanted[name], target, skeleton.dtype)
         for name, target in skeleton.shapes.items()
     }
 
@@ -87,8 +88,11 @@ def _view(files: TensorFiles, source: Source, path: str) -> np.ndarray:
     return source.arrange(tensor)
 
 
-def _place(view: np.ndarray, source: Source, target: jax.ShapeDtypeStruct) -> jax.Array:
-    """Returns `view` on the target's devices; each shard is copied out of the file by itself."""
+def _place(view: np.ndarray, source: Source, target: jax.ShapeDtypeStruct, dtype: str) -> jax.Array:
+    """Returns `view` on the target's devices; each shard is copied out of the file by itself.
+
+    Its values are those of `dtype`, whatever wider dtype the target holds them in.
+    """
     axis = source.kv_head_axis
     times = 1 if axis is None else target.shape[axis] // view.shape[axis]
 
@@ -100,6 +104,7 @@ def _place(view: np.ndarray, source: Source, target: jax.ShapeDtypeStruct) -> ja
             part = np.take(view[rest], stored_heads // times, axis=axis)
         else:
             part = view[index]
-        return np.array(part, dtype=target.dtype, order="C")
+        narrow = np.array(part, dtype=jnp.dtype(dtype), order="C")
+        return narrow.astype(target.dtype, copy=False)
 
     return jax.make_array_from_callback(target.shape, target.sharding, shard)

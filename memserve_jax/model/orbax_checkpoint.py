@@ -22,9 +22,9 @@ def is_one(path: str) -> bool:
     return (pathlib.Path(path) / FOLDER).is_dir()
 
 
-def save(path: str, params: Params) -> None:
-    """Writes weights, with their true KV heads, into model directory `path`."""
-    ocp.save(_folder(path), dict(params))
+def save(path: str, params: Params, dtype: str) -> None:
+    """Writes weights, with their true KV heads, as `dtype` into model directory `path`."""
+    ocp.save(_folder(path), {name: weight.astype(dtype) for name, weight in params.items()})
 
 
 def load(path: str, skeleton: Skeleton) -> dict[str, jax.Array]:
@@ -40,7 +40,7 @@ def load(path: str, skeleton: Skeleton) -> dict[str, jax.Array]:
         params = ocp.load(folder, stored)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise CheckpointError(f"{folder}: cannot read: {_one_line(error)}") from None
-    return {name: _replicate_heads(params[name], skeleton.shapes[name]) for name in stored}
+    return {name: _as_held(params[name], skeleton.shapes[name]) for name in stored}
 
 
 def _folder(path: str) -> str:
@@ -65,15 +65,17 @@ def _check_shapes(folder: str, stored: dict[str, jax.ShapeDtypeStruct]) -> None:
 def _stored(name: str, skeleton: Skeleton) -> jax.ShapeDtypeStruct:
     """Returns what to read for a weight: whole on every device where heads are replicated."""
     target = skeleton.shapes[name]
-    axis = sources(skeleton.config)[name].kv_head_axis
+    axis, dtype = sources(skeleton.config)[name].kv_head_axis, jnp.dtype(skeleton.dtype)
     if axis is None or target.shape[axis] == skeleton.config.num_kv_heads:
-        return target
+        return jax.ShapeDtypeStruct(target.shape, dtype, sharding=target.sharding)
     shape = list(target.shape)
     shape[axis] = skeleton.config.num_kv_heads
-    return jax.ShapeDtypeStruct(tuple(shape), target.dtype, sharding=replicated(skeleton.mesh))
+    return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=replicated(skeleton.mesh))
 
 
-def _replicate_heads(weight: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
+def _as_held(weight: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
+    """Returns the weight with replicated heads, in the dtype that the mesh holds it in."""
+    weight = weight.astype(target.dtype)
     for axis, (have, want) in enumerate(zip(weight.shape, target.shape, strict=True)):
         if have != want:
             repeated = jnp.repeat(weight, want // have, axis=axis)

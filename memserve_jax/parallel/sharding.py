@@ -15,21 +15,22 @@ PACKED = PartitionSpec(None, None, None, MODEL_AXIS)  # n L 2 K S H
 
 # A weight's last name -> its axis that is split over the mesh. Unnamed ones are replicated.
 WEIGHT_AXES = {
-    "wq": 1,  # D N H
-    "wk": 1,  # D K H
-    "wv": 1,  # D K H
-    "wo": 0,  # N H D
+    "wq": 0,  # N H D
+    "wk": 0,  # K H D
+    "wv": 0,  # K H D
+    "wo": 1,  # D N H
     "bq": 0,  # N H
     "bk": 0,  # K H
     "bv": 0,  # K H
-    "gate": 1,  # D F
-    "up": 1,  # D F
-    "down": 0,  # F D
+    "gate": 0,  # F D
+    "up": 0,  # F D
+    "down": 1,  # D F
     "gate_bias": 0,  # F
     "up_bias": 0,  # F
     "embedding": 0,  # V D
-    "head": 1,  # D V
+    "head": 0,  # V D
 }
+MULTIPLIED = ("wq", "wk", "wv", "wo", "gate", "up", "down", "embedding", "head")  # matrices
 
 
 def replication(num_kv_heads: int, tp: int) -> int:
@@ -80,6 +81,17 @@ def weight_sharding(mesh: Mesh, name: str, shape: Sequence[int]) -> NamedShardin
     if axis is None or shape[axis] % tensor_parallelism(mesh):
         return replicated(mesh)
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, MODEL_AXIS))
+
+
+def weight_dtype(mesh: Mesh, name: str, dtype: str) -> str:
+    """Returns the dtype in which a mesh holds a weight of a model of `dtype`.
+
+    CPUs hold what they multiply with in float32: few of them multiply in less, and XLA would widen
+    each such matrix anew in every step, which costs several times as long as reading it twice as
+    wide. Values are those of `dtype`.
+    """
+    is_cpu = mesh.devices.flat[0].platform == "cpu"
+    return "float32" if is_cpu and name.rpartition(".")[2] in MULTIPLIED else dtype
 
 
 def logit_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:

@@ -73,7 +73,7 @@ def test_biases_are_added_before_rope():
 def test_output_projection_sums_over_heads():
     layer = attention_of()
     update, told = run(layer)
-    expected = np.einsum("TNH,NHD->TD", told.q, layer.wo[...])
+    expected = np.einsum("TNH,DNH->TD", told.q, layer.wo[...])
     np.testing.assert_allclose(update, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -137,8 +137,8 @@ def test_weights_have_dotted_names_and_replicated_heads():
     config = read_model_config(load_golden("llama3").path)
     mesh = make_mesh(jax.devices()[:4], 4)
     shapes = make_skeleton(config, mesh=mesh, dtype="float32").shapes
-    assert shapes["layers.1.attention.wk"].shape == (64, 4, 16)
-    assert shapes["layers.1.attention.wk"].sharding.shard_shape((64, 4, 16)) == (64, 1, 16)
+    assert shapes["layers.1.attention.wk"].shape == (4, 16, 64)
+    assert shapes["layers.1.attention.wk"].sharding.shard_shape((4, 16, 64)) == (1, 16, 64)
     assert "norm.scale" in shapes and "head" not in shapes
 
 

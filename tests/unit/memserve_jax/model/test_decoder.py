@@ -20,5 +20,5 @@ def test_it_is_made_without_memory_and_holds_weights_only(name):
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("bfloat16")}
     assert hasattr(decoder, "head") is not config.ties_embeddings
-    assert decoder.layers[1].attention.wk.shape == (config.embed_dim, 8, config.head_dim)
+    assert decoder.layers[1].attention.wk.shape == (8, config.head_dim, config.embed_dim)
     assert [layer.attention.window for layer in decoder.layers] == list(config.windows)

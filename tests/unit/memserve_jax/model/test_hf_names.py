@@ -32,10 +32,8 @@ def test_heads_are_the_rows_of_a_projection():
     source = sources(config)["layers.1.attention.wk"]
     matrix = np.arange(np.prod(source.shape)).reshape(source.shape)
     head_dim = config.head_dim
-    np.testing.assert_array_equal(
-        source.arrange(matrix)[:, 1, :], matrix[head_dim : 2 * head_dim].T
-    )
-    assert source.kv_head_axis == 1
+    np.testing.assert_array_equal(source.arrange(matrix)[1], matrix[head_dim : 2 * head_dim])
+    assert source.kv_head_axis == 0
 
 
 def test_tied_embeddings_have_no_head():

@@ -39,16 +39,23 @@ def test_packed_blocks_are_split_only_over_whole_true_heads():
 
 def test_weights_are_split_by_their_last_name():
     mesh = mesh_of(2)
-    spec = sharding.weight_sharding(mesh, "layers.3.attention.wq", (16, 4, 8)).spec
+    spec = sharding.weight_sharding(mesh, "layers.3.attention.wq", (4, 8, 16)).spec
+    assert spec == PartitionSpec("model")
+    spec = sharding.weight_sharding(mesh, "layers.3.mlp.down", (16, 32)).spec
     assert spec == PartitionSpec(None, "model")
-    assert sharding.weight_sharding(mesh, "layers.3.mlp.down", (32, 16)).spec == PartitionSpec(
-        "model"
-    )
     assert sharding.weight_sharding(mesh, "norm.scale", (16,)).spec == PartitionSpec()
 
 
 def test_an_axis_that_does_not_divide_is_replicated():
     assert sharding.weight_sharding(mesh_of(2), "embedding", (263, 16)).spec == PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("layers.0.mlp.up", "float32"), ("embedding", "float32"), ("norm.scale", "bfloat16")],
+)
+def test_cpus_hold_matrices_wide(name, dtype):
+    assert sharding.weight_dtype(mesh_of(1), name, "bfloat16") == dtype
 
 
 def test_logits_are_split_as_the_head_is():

@@ -16,7 +16,6 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.int8 import quantize
-from pallas_kernels.kv_append import reference
 from pallas_kernels.pages import Pages
 
 REGISTER_BYTES = 32  # of one lane: 8 rows of float32
@@ -161,16 +160,37 @@ def kv_append(
     """See `reference.kv_append`; this is that, for TPU. `interpret` goes to Pallas.
 
     Tokens of one page must be neighbours in `slots` (padding aside), as they are in any batch.
-    The scales of int8 pages are left to XLA.
+    The scales of int8 pages are left to XLA, by whole pages.
     """
     if k_scales is None or v_scales is None:
         return _append(k_pages, v_pages, (k, v), slots, interpret)
     (k, new_k_scales), (v, new_v_scales) = quantize(k), quantize(v)
     return (
         *_append(k_pages, v_pages, (k, v), slots, interpret),
-        reference.write(k_scales, new_k_scales, slots),
-        reference.write(v_scales, new_v_scales, slots),
+        _write_scales(k_scales, new_k_scales, slots),
+        _write_scales(v_scales, new_v_scales, slots),
     )
+
+
+def _write_scales(
+    scales: Float[Array, "M K S"], new: Float[Array, "T K"], slots: Int32[Array, " T"]
+) -> Float[Array, "M K S"]:
+    """Returns the scales with `new[t]` in slot `slots[t]`, written by whole pages.
+
+    XLA scatters single slots in a layout of its own and copies the whole array there and back;
+    whole pages it writes in place. Tokens of one page write the same page, each as all leave it.
+    """
+    num_tokens, page_size = slots.shape[0], scales.shape[2]
+    page, offset = jnp.divmod(slots, page_size)
+    shares_page = (page[:, None] == page[None, :]).astype(jnp.float32)  # T T
+    is_own = offset[:, None] == jnp.arange(page_size)[None, :]  # T S
+    number = jnp.where(is_own, jnp.arange(1, num_tokens + 1)[:, None], 0).astype(jnp.float32)
+    # Of each slot of t's page, the number of the token that goes there; 0: none. A sum of one.
+    source = jnp.einsum("TU,US->TS", shares_page, number, precision=jax.lax.Precision.HIGHEST)
+    source = source.astype(jnp.int32)
+    fresh = new.at[jnp.maximum(source - 1, 0)].get(mode="clip").transpose(0, 2, 1)  # T K S
+    old = scales.at[page].get(mode="clip")
+    return scales.at[page].set(jnp.where(source[:, None, :] > 0, fresh, old), mode="drop")
 
 
 def _append(

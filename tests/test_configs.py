@@ -69,7 +69,27 @@ def test_a_tpu_host_runs_its_instance(host: int, wanted: list[str]) -> None:
         assert line.startswith(f"memserve {start}")
 
 
-@pytest.mark.parametrize("script", ["tpu_pod.sh", "gpu.sh"])
+def test_what_is_measured_on_an_accelerator_can_be_printed(tmp_path: pathlib.Path) -> None:
+    said = run_script("measure.sh", str(tmp_path), env={"DRY": "1"})
+    assert said.returncode == 0, said.stderr
+    steps = dict(line.split(": ", 1) for line in said.stdout.splitlines())
+    assert list(steps) == ["machine", "tests", "before", "tiles", "kernels", "model"]
+    assert "-m pytest -q -m device tests/kernels" in steps["tests"]
+    assert "bench kernels --tune" in steps["tiles"]
+    assert "bench model --shape llama3-8b" in steps["model"]
+
+
+def test_a_measurement_that_fails_is_named_and_the_others_are_made(tmp_path: pathlib.Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "ran $*"\ncase "$*" in *"-m pytest"*) exit 3; esac\n')
+    python.chmod(0o755)
+    said = run_script("measure.sh", str(tmp_path / "out"), env={"PYTHON": str(python)})
+    assert said.returncode == 1
+    assert said.stderr.splitlines()[-1] == "failed: tests"
+    assert "bench model" in (tmp_path / "out" / "model.txt").read_text()
+
+
+@pytest.mark.parametrize("script", ["tpu_pod.sh", "gpu.sh", "measure.sh"])
 def test_a_script_without_arguments_says_how_to_use_it(script: str) -> None:
     said = run_script(script, env={})
     assert said.returncode == 2

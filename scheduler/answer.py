@@ -4,7 +4,7 @@ It outlives the attempts that it is put together from: a replay is asked for wha
 tokens that the client has. Order and duplicates are told by `first_index`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from memserve_jax.core.errors import MemServeError
 from memserve_jax.core.types import Request
@@ -47,6 +47,25 @@ class Answer:
     def last(self) -> pb.GenerateResponse | None:
         """The last message, as the client gets it; None before it has passed."""
         return self._last
+
+    @property
+    def facts(self) -> Mapping[str, str | int | float]:
+        """What a trace or a log says of a whole answer."""
+        assert self._last is not None, "not whole"
+        usage, timing = self._last.usage, self._last.timing
+        return {
+            "gen_ai.usage.input_tokens": usage.prompt_tokens,
+            "gen_ai.usage.output_tokens": usage.completion_tokens,
+            "memserve.cached_tokens": usage.cached_tokens,
+            "memserve.finish_reason": pb.FinishReason.Name(self._last.finish_reason).lower(),
+            "memserve.prefill_instance": timing.prefill_instance,
+            "memserve.decode_instance": timing.decode_instance,
+            "memserve.kv_blocks_moved": timing.kv_blocks_moved,
+            "memserve.kv_bytes_moved": timing.kv_bytes_moved,
+            "memserve.queue_s": timing.queue_s,
+            "memserve.ttft_s": timing.ttft_s,
+            "memserve.jct_s": timing.jct_s,
+        }
 
     def sent(self, now_s: float) -> None:
         """Notes an attempt: what another one sent too early is of no use any more."""

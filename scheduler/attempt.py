@@ -15,6 +15,7 @@ from memserve_jax.core.types import InstanceId, Request
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import to_message
 from memserve_jax.proto.route_seal import sealed_route
+from memserve_jax.telemetry.request_context import outgoing_metadata
 from scheduler.answer import Answer
 from scheduler.arrivals import Arrivals, joined
 from scheduler.flights import Flight
@@ -69,12 +70,24 @@ class Attempts:
         Raises:
           AttemptFailedError: it ended before that, but not by the client's doing.
         """
+        with self._state.tracer.span("attempt", calls=True) as span:
+            span.set(
+                {
+                    "memserve.decode_instance": str(plan.route.decode),
+                    "memserve.tokens_before": len(trip.answer.token_ids),
+                }
+            )
+            await self._make(plan, trip)
+
+    async def _make(self, plan: Plan, trip: Trip) -> None:
         self._state.flights.depart(trip.flight, plan.route, plan.work)
         trip.answer.sent(self._state.clock.now_s())
         line = self._state.channels.to(plan.decode.target)
         route = sealed_route(plan.to_message(), self._state.credentials)
         call = line.generate.Generate(
-            to_message(plan.request, route), timeout=trip.context.time_remaining()
+            to_message(plan.request, route),
+            timeout=trip.context.time_remaining(),
+            metadata=outgoing_metadata(),
         )
         lost: list[str] = []
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 import secrets
 from typing import Any
 
@@ -18,6 +19,8 @@ from memserve_jax.proto.convert import to_request
 from memserve_jax.proto.memserve_pb2_grpc import GenerateServiceServicer
 from memserve_jax.proto.route_seal import sealed_route
 from memserve_jax.proto.status import status_of, trailers_of
+from memserve_jax.telemetry.logs import REQUESTS
+from memserve_jax.telemetry.request_context import work_for
 from scheduler.answer import Answer
 from scheduler.attempt import Attempts, Trip
 from scheduler.failover import Failover
@@ -27,6 +30,8 @@ from scheduler.replay import ReplayPolicy
 from scheduler.request_counts import RequestCounts
 from scheduler.router import Router
 from scheduler.state import State
+
+_requests = logging.getLogger(REQUESTS)
 
 LONG_PROMPT_BYTES = 1 << 14  # prepared on a thread, so that nobody else waits
 
@@ -68,11 +73,16 @@ class FrontDoor(GenerateServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
         """Streams an answer from the instance that the policy chose."""
         try:
-            with self._counts.ended():
+            tracer = self._state.tracer
+            with tracer.serve("request", context) as span, self._counts.ended():
                 prepared = _seeded(await self.prepare(request))
+                work_for(prepared.request_id)
                 flight = self._state.flights.admit(prepared.request_id)
                 try:
-                    await self._serve(prepared, flight, context)
+                    answer = await self._serve(prepared, flight, context)
+                    span.set(answer.facts)
+                    if _requests.isEnabledFor(logging.INFO):
+                        _requests.info("%s: answered", prepared.request_id, extra=answer.facts)
                 finally:
                     self._state.flights.land(flight)
         except MemServeError as error:
@@ -119,8 +129,8 @@ class FrontDoor(GenerateServiceServicer):
             return await asyncio.to_thread(prepare)
         return prepare()
 
-    async def _serve(self, request: Request, flight: Flight, context: Any) -> None:
-        """Streams the answer to `request`, once it is its turn.
+    async def _serve(self, request: Request, flight: Flight, context: Any) -> Answer:
+        """Streams the answer to `request`, once it is its turn, and returns it.
 
         Raises:
           OverloadedError: it cannot be served in time, or too many wait.
@@ -134,6 +144,7 @@ class FrontDoor(GenerateServiceServicer):
             await self._failover.serve(trip, avoid=gate.full())
         finally:
             gate.leave(ticket, num_output=len(answer.token_ids))
+        return answer
 
 
 def _seeded(request: Request) -> Request:

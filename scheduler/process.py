@@ -11,7 +11,7 @@ from memserve_jax.core.embedded import embedded_model_path
 from memserve_jax.core.model_card import ModelCard, load_card
 from memserve_jax.core.tokenizer import Tokenizer, load_tokenizer
 from memserve_jax.proto.server import address
-from memserve_jax.telemetry.endpoint import MetricsEndpoint
+from memserve_jax.telemetry.process_telemetry import open_telemetry
 from scheduler.server import SchedulerServer
 
 DRAIN_S = 30.0  # what requests in flight are given after the first signal
@@ -42,13 +42,13 @@ async def _serve(
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    metrics = MetricsEndpoint(config.metrics)
+    telemetry = open_telemetry(config, "scheduler")
     try:
-        server = SchedulerServer(config, card, tokenizer, SystemClock(), metrics=metrics)
+        server = SchedulerServer(config, card, tokenizer, SystemClock(), telemetry=telemetry)
         announce(f"ready grpc={address(config.host, await server.start())}")
         await _drain_at_signal(server, signals)
     finally:
-        await metrics.close()
+        await telemetry.close()
 
 
 async def _drain_at_signal(

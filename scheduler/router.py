@@ -165,8 +165,17 @@ class Router:
             self._confirm(plan.prefill, history)
 
     def _count(self, plan: Plan, started_s: float) -> None:
-        tally = self._state.tally
-        tally.observe(ROUTE_TIME, self._state.clock.now_s() - started_s)
+        tally, took_s = self._state.tally, self._state.clock.now_s() - started_s
+        tally.observe(ROUTE_TIME, took_s)
+        route = plan.route
+        facts = {
+            "memserve.policy": self.policy_name,
+            "memserve.reason": route.reason,
+            "memserve.prefill_instance": str(route.prefill),
+            "memserve.decode_instance": str(route.decode),
+            "memserve.expected_cached_tokens": route.cached_tokens,
+        }
+        self._state.tracer.past("route", facts, began_s=took_s)
         for role, name in {
             (traits.role.value, str(traits.instance)) for traits in (plan.prefill, plan.decode)
         }:

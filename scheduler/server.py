@@ -29,7 +29,7 @@ from memserve_jax.proto.server import (
     check_address,
     make_server,
 )
-from memserve_jax.telemetry.endpoint import MetricsEndpoint
+from memserve_jax.telemetry.process_telemetry import SILENT, ProcessTelemetry
 from memserve_jax.telemetry.scheduler_metrics import SCHEDULER_METRICS
 from scheduler.control import Control
 from scheduler.front import FrontDoor
@@ -65,7 +65,7 @@ class SchedulerServer:
         tokenizer: Tokenizer,
         clock: Clock,
         *,
-        metrics: MetricsEndpoint | None = None,
+        telemetry: ProcessTelemetry = SILENT,
     ):
         """Listens to nothing yet.
 
@@ -74,7 +74,7 @@ class SchedulerServer:
           card: The model's ids, limits and sampling defaults.
           tokenizer: The model's.
           clock: Of heartbeats, trees and the times reported.
-          metrics: Shows what is counted here; None: nobody does. Not this server's to close.
+          telemetry: Where its metrics and spans go; not this server's to close.
 
         Raises:
           ConfigError: a file of certificates or keys that cannot be used.
@@ -83,7 +83,13 @@ class SchedulerServer:
         self._credentials = credentials_of(config.security)
         section = config.scheduler
         log_differences(config)
-        self.state = make_state(section, clock, model=card.name, credentials=self._credentials)
+        self.state = make_state(
+            section,
+            clock,
+            model=card.name,
+            credentials=self._credentials,
+            tracer=telemetry.tracer,
+        )
         router = Router(
             self.state,
             policy=POLICIES[section.policy],
@@ -96,11 +102,11 @@ class SchedulerServer:
             section,
             on_change=self._refresh_health,
             prepare=self._front.prepare,
-            metrics_target=metrics.target if metrics is not None else "",
+            metrics_target=telemetry.target,
         )
-        if metrics is not None:
-            metrics.add(SCHEDULER_METRICS.values(), lambda: readings(self.state))
-            metrics.discover(lambda: [metrics.target, *metrics_targets(self.state)])
+        telemetry.show(SCHEDULER_METRICS.values(), lambda: readings(self.state))
+        if telemetry.metrics is not None:
+            telemetry.metrics.discover(lambda: [telemetry.target, *metrics_targets(self.state)])
         self._running: _Running | None = None
 
     async def start(self) -> int:

@@ -9,6 +9,7 @@ from memserve_jax.core.credentials import PLAIN, Credentials
 from memserve_jax.telemetry.metric import Kind
 from memserve_jax.telemetry.scheduler_metrics import DEPARTURES, SCHEDULER_METRICS
 from memserve_jax.telemetry.tally import Tally
+from memserve_jax.telemetry.tracing import NO_TRACER, Tracer
 from scheduler.channels import Channels
 from scheduler.cluster import Cluster, Departure
 from scheduler.flights import Flights
@@ -38,6 +39,7 @@ class State:
     channels: Channels  # to the instances
     tally: Tally  # what happened, for the metrics
     credentials: Credentials = PLAIN  # of this process
+    tracer: Tracer = NO_TRACER  # of requests
 
     def check(self) -> None:
         """Asserts the invariants of all of it."""
@@ -49,7 +51,12 @@ class State:
 
 
 def make_state(
-    section: SchedulerSection, clock: Clock, *, model: str, credentials: Credentials = PLAIN
+    section: SchedulerSection,
+    clock: Clock,
+    *,
+    model: str,
+    credentials: Credentials = PLAIN,
+    tracer: Tracer = NO_TRACER,
 ) -> State:
     """Returns the state of a scheduler of `model` that has heard of nobody.
 
@@ -93,4 +100,5 @@ def make_state(
         channels=channels,
         tally=tally,
         credentials=credentials,
+        tracer=tracer,
     )

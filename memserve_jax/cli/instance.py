@@ -59,7 +59,7 @@ def command(
     if supervisor_pid is not None:
         end_with_parent(supervisor_pid)
     joined = None if job is None else Job.from_text(job)
-    config = load_given(options)
+    config = load_given(options, process=name)
     if options["tp"] is not None:
         config = dataclasses.replace(config, instances=())  # the flag goes before the file
     run_until_signal(

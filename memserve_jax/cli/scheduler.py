@@ -2,9 +2,10 @@
 
 import click
 
-from memserve_jax.cli.server_options import insecure_option, supervisor_option
+from memserve_jax.cli.server_options import insecure_option, log_option, supervisor_option
 from memserve_jax.core.config import load_config
 from memserve_jax.launch.lifeline import end_with_parent
+from memserve_jax.telemetry.logs import configure_logs
 from scheduler.process import run
 
 
@@ -15,6 +16,7 @@ from scheduler.process import run
 @click.option("--host", help="Address to listen on (127.0.0.1).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port (50051); 0 picks one.")
 @insecure_option
+@log_option
 @supervisor_option
 def command(
     path: str | None,
@@ -23,6 +25,7 @@ def command(
     host: str | None,
     port: int | None,
     insecure: bool | None,
+    log_format: str | None,
     supervisor_pid: int | None,
 ) -> None:
     """Route requests to the instances that register here.
@@ -32,5 +35,13 @@ def command(
     """
     if supervisor_pid is not None:
         end_with_parent(supervisor_pid)
-    flags = {"model.path": model, "host": host, "port": port, "security.insecure": insecure}
-    run(load_config(path, overrides=overrides, flags=flags), click.echo)
+    flags = {
+        "model.path": model,
+        "host": host,
+        "port": port,
+        "security.insecure": insecure,
+        "log.format": log_format,
+    }
+    config = load_config(path, overrides=overrides, flags=flags)
+    configure_logs(config.log, "scheduler")
+    run(config, click.echo)

@@ -27,7 +27,7 @@ def command(processes: bool, **options: object) -> None:
     for up to 30 s, then cancels what is left, and exits 0. With --processes one that dies is
     started again; where one fails five times in a row, all end, and the exit status is 1.
     """
-    config = load_given(options)
+    config = load_given(options, process="serve")
     if processes:
         run_until_signal(
             lambda: launch_processes(config), ready=_say_ready, ended=Supervisor.failed

@@ -11,10 +11,12 @@ import rich.progress
 
 from memserve_jax.core.config import Config, load_config
 from memserve_jax.core.types import CachingMode
+from memserve_jax.telemetry.logs import configure_logs
 
 _DOTTED = {  # an option's config key, where the names differ
     "model": "model.path",
     "insecure": "security.insecure",
+    "log_format": "log.format",
 }
 
 
@@ -40,6 +42,7 @@ def config_options(function: Any) -> Any:
             ),
             click.option("--tp", type=int, help="Devices an instance. [default: 1]"),
             insecure_option,
+            log_option,
         ]
     ):
         function = option(function)
@@ -53,13 +56,26 @@ def insecure_option(function: Any) -> Any:
     )(function)
 
 
+def log_option(function: Any) -> Any:
+    """Adds `--log-format`."""
+    return click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        help="Of stderr: lines, or a JSON object a line. [default: text]",
+    )(function)
+
+
 def supervisor_option(function: Any) -> Any:
     """Adds what `memserve serve --processes` tells its children: whose end is theirs."""
     return click.option("--supervisor", "supervisor_pid", type=int, hidden=True)(function)
 
 
-def load_given(options: Mapping[str, Any]) -> Config:
-    """Returns the config that `options`, as click gives them, describe.
+def load_given(options: Mapping[str, Any], *, process: str) -> Config:
+    """Returns the config that `options` describe; from now on this process logs as it says.
+
+    Args:
+      options: As click gives them.
+      process: Its name in the cluster, such as `p0`.
 
     Raises:
       ConfigError: an unreadable file, an unknown key, a wrong value.
@@ -69,7 +85,9 @@ def load_given(options: Mapping[str, Any]) -> Config:
         for name, value in options.items()
         if name not in ("config", "overrides")
     }
-    return load_config(options["config"], overrides=options["overrides"], flags=flags)
+    config = load_config(options["config"], overrides=options["overrides"], flags=flags)
+    configure_logs(config.log, process)
+    return config
 
 
 def say(line: str) -> None:

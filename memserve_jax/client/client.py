@@ -9,12 +9,13 @@ import grpc
 
 from memserve_jax.client.answer import Answer, Chunk, join, to_chunk
 from memserve_jax.client.errors import ClientError
-from memserve_jax.client.request import Prompt, build_request
+from memserve_jax.client.request import Prompt, build_request, trace_metadata
 from memserve_jax.core.credentials import PLAIN, Credentials
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto import memserve_pb2_grpc as stubs
 from memserve_jax.proto.status import retry_after_s
 from memserve_jax.proto.tls import open_blocking_channel, with_bearer
+from memserve_jax.telemetry.request_context import Metadata
 
 _CONTROL_TIMEOUT_S = 10.0
 
@@ -50,6 +51,7 @@ class Client:
         token_ids: Sequence[int] | None = None,
         messages: Sequence[Mapping[str, str]] | None = None,
         timeout_s: float | None = None,
+        traceparent: str | None = None,
         **options: Any,
     ) -> Answer:
         """Returns the whole answer.
@@ -59,6 +61,7 @@ class Client:
           token_ids: A prompt already tokenised, taken as it is.
           messages: A chat; the server applies the model's chat template.
           timeout_s: Deadline; None: the client's.
+          traceparent: Of the caller's span (W3C trace context), for the trace to go on there.
           **options: Fields of the wire's `SamplingParams` (`max_tokens`, `temperature`, `stop`,
             …) and `GenerateRequest` (`session_id`, `cache_salt`, `priority`, `request_id`).
 
@@ -67,7 +70,8 @@ class Client:
           ValueError: an unknown option or a value of the wrong type.
         """
         request = build_request(Prompt(prompt, token_ids, messages), options)
-        with contextlib.closing(self._chunks(request, timeout_s)) as chunks:
+        chunks = self._chunks(request, timeout_s, trace_metadata(traceparent))
+        with contextlib.closing(chunks):
             return join(chunks)
 
     def stream(
@@ -77,6 +81,7 @@ class Client:
         token_ids: Sequence[int] | None = None,
         messages: Sequence[Mapping[str, str]] | None = None,
         timeout_s: float | None = None,
+        traceparent: str | None = None,
         **options: Any,
     ) -> Generator[Chunk, None, None]:
         """Returns the answer piece by piece; dropping or closing the iterator cancels the rest.
@@ -85,7 +90,7 @@ class Client:
         iterating.
         """
         request = build_request(Prompt(prompt, token_ids, messages), options)
-        return self._chunks(request, timeout_s)
+        return self._chunks(request, timeout_s, trace_metadata(traceparent))
 
     def route(
         self,
@@ -176,11 +181,11 @@ class Client:
         self.close()
 
     def _chunks(
-        self, request: pb.GenerateRequest, timeout_s: float | None
+        self, request: pb.GenerateRequest, timeout_s: float | None, metadata: Metadata
     ) -> Generator[Chunk, None, None]:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        metadata = with_bearer(self._credentials)
-        call = self._generate.Generate(request, timeout=timeout_s, metadata=metadata)
+        called_with = with_bearer(self._credentials, metadata or None)
+        call = self._generate.Generate(request, timeout=timeout_s, metadata=called_with)
         try:
             for message in call:
                 yield to_chunk(message)

@@ -2,12 +2,15 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.telemetry.request_context import Metadata
 
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _SAMPLING = tuple(field.name for field in pb.SamplingParams.DESCRIPTOR.fields)
 _REQUEST = ("request_id", "session_id", "cache_salt", "priority")
 
@@ -64,6 +67,21 @@ def build_request(prompt: Prompt, options: Mapping[str, Any]) -> pb.GenerateRequ
         if value is not None:
             _fill(message if name in _REQUEST else message.sampling, name, value)
     return message
+
+
+def trace_metadata(traceparent: str | None) -> Metadata:
+    """Returns what a call carries so that its spans are children of the caller's.
+
+    Raises:
+      ValueError: not a `traceparent` as W3C has it.
+    """
+    if traceparent is None:
+        return ()
+    if not _TRACEPARENT.fullmatch(traceparent):
+        raise ValueError(
+            f"traceparent: got {traceparent!r}, allowed: 00-<32 hex digits>-<16 hex digits>-<2>"
+        )
+    return (("traceparent", traceparent),)
 
 
 def _fill(message: Any, field: str, value: Any, name: str | None = None) -> None:

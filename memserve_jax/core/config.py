@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.overload_section import FairnessSection, QueueSection, SloSection
 from memserve_jax.core.security_section import SecuritySection
-from memserve_jax.core.telemetry_sections import MetricsSection
+from memserve_jax.core.telemetry_sections import LogSection, MetricsSection, TracingSection
 from memserve_jax.core.types import CachingMode, Role
 
 _STRICT = ConfigDict(extra="forbid")
@@ -158,6 +158,8 @@ class Config:
     scheduler: SchedulerSection = SchedulerSection()
     security: SecuritySection = SecuritySection()
     metrics: MetricsSection = MetricsSection()
+    tracing: TracingSection = TracingSection()
+    log: LogSection = LogSection()
     topology: str = "colocated"  # colocated | 2c | NpMd; ignored where `instances` is given
     instances: tuple[InstanceSection, ...] = ()
     tp: int = Field(default=1, ge=1)

@@ -8,9 +8,11 @@ import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from memserve_jax.core.errors import ConfigError, MemServeError
+from memserve_jax.core.telemetry_sections import LogSection
+from memserve_jax.telemetry.logs import passed_on
 
 BROKEN_OFF_S = 10.0  # what a child gets after it was told to end at once, before it is killed
 LOG_TAIL_S = 1.0  # what the end of its log gets to come through
@@ -31,6 +33,7 @@ class ChildCommand:
     name: str  # in front of its log lines
     arguments: Sequence[str]
     environment: Mapping[str, str]
+    log: LogSection = field(default_factory=LogSection)  # how it logs, and so do we
 
 
 class Child:
@@ -40,6 +43,7 @@ class Child:
         """For `start` alone."""
         self.name = command.name
         self._process = process
+        self._log = command.log
         self._reasons: collections.deque[str] = collections.deque(maxlen=1)
         self._log_pump = asyncio.create_task(self._pass_on_log())
         self._silencer: asyncio.Task[None] | None = None
@@ -126,7 +130,7 @@ class Child:
             if found:
                 self._reasons.append(found[2])
             with contextlib.suppress(OSError, ValueError):  # nobody reads our log any more
-                sys.stderr.write(f"{self.name}: {line}\n")
+                sys.stderr.write(passed_on(self.name, line, self._log) + "\n")
                 sys.stderr.flush()
 
 

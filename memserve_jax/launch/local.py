@@ -30,7 +30,7 @@ from memserve_jax.proto.server import ANY_HOST, LOOPBACK, address
 from memserve_jax.serving.engine_parts import EngineParts
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.server import InstanceServer
-from memserve_jax.telemetry.endpoint import MetricsEndpoint
+from memserve_jax.telemetry.process_telemetry import ProcessTelemetry, open_telemetry
 from scheduler.server import SchedulerServer
 
 _log = logging.getLogger(__name__)
@@ -43,13 +43,13 @@ class LocalCluster:
         self,
         plan: ClusterPlan,
         scheduler: SchedulerServer,
-        metrics: MetricsEndpoint,
+        telemetry: ProcessTelemetry,
         *,
         host: str,
         port: int,
     ):
         """For `launch` alone."""
-        self.metrics = metrics  # of all of them
+        self.telemetry = telemetry  # of all of them
         self.plan = plan
         self.scheduler = scheduler
         self.target = address(host, port)  # where clients reach the scheduler
@@ -84,14 +84,14 @@ class LocalCluster:
         facts = read_model_facts(config)
         context_limit(config.engine, facts.card)
         _log.info("config: %s", to_mapping(config))
-        metrics = MetricsEndpoint(config.metrics)
-        scheduler = SchedulerServer(config, facts.card, facts.tokenizer, clock, metrics=metrics)
+        telemetry = open_telemetry(config, "serve")
+        scheduler = SchedulerServer(config, facts.card, facts.tokenizer, clock, telemetry=telemetry)
         try:
             port = await scheduler.start()
         except BaseException:
-            await metrics.close()
+            await telemetry.close()
             raise
-        cluster = cls(plan, scheduler, metrics, host=config.host, port=port)
+        cluster = cls(plan, scheduler, telemetry, host=config.host, port=port)
         try:
             recipe = open_recipe(config, plan, facts, clock)
             await cluster._start_instances(recipe, progress)
@@ -153,7 +153,7 @@ class LocalCluster:
         for links in self._links:
             links.close()
         self._links.clear()
-        await self.metrics.close()
+        await self.telemetry.close()
 
     async def _start_instances(self, recipe: Recipe, progress: Progress | None) -> None:
         bundles = await asyncio.to_thread(load_bundles, recipe, self.plan.instances)
@@ -185,7 +185,7 @@ class LocalCluster:
                 peers=peers,
                 schedulers=[self._inner_target],
                 host=LOOPBACK,
-                metrics=self.metrics,
+                telemetry=self.telemetry,
             )
             self.instances[parts.identity.instance] = server
             await server.start()

@@ -96,6 +96,7 @@ class ClusterCommands:
             name="scheduler",
             arguments=(*MEMSERVE, "scheduler", *self._supervisor, *place, *self._settings),
             environment=self._environment,
+            log=self._config.log,
         )
 
     def teams(self, target: str) -> list[Team]:
@@ -129,6 +130,7 @@ class ClusterCommands:
                     *(*self._settings, *self._metrics_port(index)),
                 ),
                 environment=environment,
+                log=self._config.log,
             )
             for index, (each, environment) in enumerate(
                 zip(self._plan.instances, self._environments, strict=True)

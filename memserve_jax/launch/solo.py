@@ -27,7 +27,7 @@ from memserve_jax.proto.server import check_address
 from memserve_jax.serving.engine_parts import EngineParts
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.server import InstanceServer
-from memserve_jax.telemetry.endpoint import MetricsEndpoint
+from memserve_jax.telemetry.process_telemetry import ProcessTelemetry, open_telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +36,11 @@ class SoloInstance:
     """An instance alone in its process. Lives in the asyncio loop."""
 
     def __init__(
-        self, server: InstanceServer, links: Links, metrics: MetricsEndpoint, job: Job | None
+        self, server: InstanceServer, links: Links, telemetry: ProcessTelemetry, job: Job | None
     ):
         """For `launch` alone."""
         self.server = server
-        self._metrics = metrics
+        self._telemetry = telemetry
         self._links = links
         self._job = job
 
@@ -77,8 +77,8 @@ class SoloInstance:
         _log.info("config: %s", to_mapping(config))
         credentials = _checked(config, schedulers)
         async with contextlib.AsyncExitStack() as undo:
-            metrics = MetricsEndpoint(config.metrics)
-            undo.push_async_callback(metrics.close)
+            telemetry = open_telemetry(config, name)
+            undo.push_async_callback(telemetry.close)
             recipe = open_recipe(config, plan, facts, SystemClock(), job)
             peers = Peers(credentials)
             situation = Situation(
@@ -93,12 +93,12 @@ class SoloInstance:
                 schedulers=schedulers,
                 host=config.host,
                 port=config.port,
-                metrics=metrics,
+                telemetry=telemetry,
             )
             undo.push_async_callback(server.stop, 0.0)
             await server.start()
             undo.pop_all()
-            return cls(server, links, metrics, job)
+            return cls(server, links, telemetry, job)
         raise AssertionError("returned above")
 
     @property
@@ -130,7 +130,7 @@ class SoloInstance:
         leave too, and abort when they do not.
         """
         await self.server.stop(grace_s)
-        await self._metrics.close()
+        await self._telemetry.close()
         await asyncio.to_thread(self._links.close)
         if self._job is not None and self.server.drained.is_set():
             leave_job()

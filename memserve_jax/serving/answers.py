@@ -17,6 +17,11 @@ class AnswerTiming:
         self._queue_s = 0.0
         self.moved: PrefillDone | None = None  # what came by transfer, once it has
 
+    @property
+    def first_s(self) -> float | None:
+        """When the first token came; None before."""
+        return self._first_s
+
     def saw(self, tokens: Tokens, now_s: float) -> None:
         """Takes note of new tokens."""
         if self._first_s is None and tokens.token_ids:

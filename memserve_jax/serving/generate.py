@@ -19,7 +19,7 @@ from memserve_jax.core.errors import MemServeError
 from memserve_jax.core.types import FinishReason, InstanceId, Request, Role
 from memserve_jax.engine.events import Event, Failed, PrefillDone, Tokens
 from memserve_jax.proto import memserve_pb2 as pb
-from memserve_jax.proto.convert import to_message, to_request
+from memserve_jax.proto.convert import client_id, to_message, to_request
 from memserve_jax.proto.memserve_pb2_grpc import GenerateServiceServicer
 from memserve_jax.proto.route_seal import check_route
 from memserve_jax.serving.answers import (
@@ -29,7 +29,8 @@ from memserve_jax.serving.answers import (
     tokens_to_message,
 )
 from memserve_jax.serving.instance import Instance
-from memserve_jax.serving.peers import Context, answered_errors, peer_errors
+from memserve_jax.serving.peers import Context, peer_errors
+from memserve_jax.telemetry.request_context import outgoing_metadata, work_for
 
 
 class GenerateServicer(GenerateServiceServicer):
@@ -40,8 +41,7 @@ class GenerateServicer(GenerateServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Streams an answer. See the proto for the statuses."""
-        counts = self._instance.counts
-        async with answered_errors(context), counts.failures("Generate", context):
+        async with self._instance.answering("Generate", context):
             self._instance.refuse_unless_serving()
             where = await self._prefill_instance(request, context)
             accepted = to_request(
@@ -51,6 +51,7 @@ class GenerateServicer(GenerateServiceServicer):
                 limits=self._instance.limits,
                 now_s=self._instance.parts.clock.now_s(),
             )
+            work_for(client_id(accepted.request_id))
             with self._instance.streams.open(accepted.request_id) as events:
                 if accepted.fetch is not None:
                     self._instance.peers.learn(accepted.fetch.instance, request.route.fetch_target)
@@ -158,10 +159,17 @@ class _Answer:
             decode_epoch=identity.epoch,
         )
         try:
-            with peer_errors(self._prefill):
-                async for event in stub.Prefill(message, timeout=timeout_s):
+            with (
+                self._instance.tracer.span("call_prefill", calls=True) as span,
+                peer_errors(self._prefill),
+            ):
+                span.set({"memserve.prefill_instance": str(self._prefill)})
+                call = stub.Prefill(message, timeout=timeout_s, metadata=outgoing_metadata())
+                async for event in call:
                     if event.HasField("done"):
-                        return prefill_done_from_message(event.done, request.request_id)
+                        done = prefill_done_from_message(event.done, request.request_id)
+                        span.set({"memserve.kv_blocks_moved": done.kv_blocks_moved})
+                        return done
                     first = first_token_from_message(event.first_token, request.request_id)
                     self._instance.loop.post(functools.partial(self._engine.first_token, first))
             raise MemServeError(f"instance {self._prefill}: the prefill ended without its KV")
@@ -186,10 +194,18 @@ class _Answer:
         self._meter.passed(len(tokens.token_ids), now_s)
         counts, is_here = self._instance.counts, self._prefill == self._instance.identity.instance
         if tokens.queue_s is not None and is_here:
-            counts.prefilled(self._request.arrival_s, tokens.queue_s, now_s)
+            self._instance.prefilled(self._request.arrival_s, tokens.queue_s, now_s)
         if self._ended:
             self._meter.finished(now_s)
             counts.answered(tokens)
+            self._trace_decode(tokens, now_s)
+
+    def _trace_decode(self, last: Tokens, now_s: float) -> None:
+        assert last.usage is not None, "not the last"
+        if self._timing.first_s is not None:
+            facts = {"gen_ai.usage.output_tokens": last.usage.completion_tokens}
+            began_s = now_s - self._timing.first_s
+            self._instance.tracer.past("decode", facts, began_s=began_s)
 
     async def _send(self, tokens: Tokens, context: Context) -> None:
         message = tokens_to_message(tokens)

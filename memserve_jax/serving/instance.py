@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TypeVar
 
 from memserve_jax.core.errors import MemServeError, NoInstanceError
@@ -14,12 +14,14 @@ from memserve_jax.serving.counts import InstanceCounts
 from memserve_jax.serving.engine_parts import EngineParts, State
 from memserve_jax.serving.kv_reports import KVLog
 from memserve_jax.serving.loop import EngineLoop
-from memserve_jax.serving.peers import Peers
+from memserve_jax.serving.peers import Context, Peers, answered_errors
 from memserve_jax.serving.status import status_message
 from memserve_jax.serving.streams import EventStreams
 from memserve_jax.telemetry.instance_readings import status_readings
 from memserve_jax.telemetry.metric import Reading
+from memserve_jax.telemetry.process_telemetry import SILENT, ProcessTelemetry
 
+SPANS = {"Generate": "answer", "Prefill": "prefill"}  # method -> name of its span
 SNAPSHOT_S = 0.05  # how old the state told to schedulers may be while steps are made
 
 _T = TypeVar("_T")
@@ -35,7 +37,7 @@ class Instance:
         target: str,
         peers: Peers,
         asyncio_loop: asyncio.AbstractEventLoop,
-        metrics_target: str = "",
+        telemetry: ProcessTelemetry = SILENT,
     ):
         """Makes the engine thread, not started yet, and gives the pool its wake-up.
 
@@ -44,12 +46,13 @@ class Instance:
           target: HOST:PORT where peers and clients reach this instance.
           peers: Where the other instances are.
           asyncio_loop: What this object and the servicers live in.
-          metrics_target: HOST:PORT of its metrics; empty: there are none.
+          telemetry: Where its metrics and spans go.
         """
         self.parts = parts
         self.identity = parts.identity
         self.target = target
-        self._metrics_target = metrics_target
+        self._metrics_target = telemetry.target
+        self.tracer = telemetry.tracer
         self.counts = InstanceCounts(self.identity)
         self.peers = peers
         peers.own_target = target
@@ -102,6 +105,14 @@ class Instance:
         """Returns all that the pool holds; from now on `kv_log` goes on from there."""
         return await self.run(self._take_kv_snapshot)
 
+    @contextlib.asynccontextmanager
+    async def answering(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Ends a call of `method` with the right status, counts it and spans it."""
+        async with answered_errors(context), self.counts.failures(method, context):
+            with self.tracer.serve(SPANS[method], context) as span:
+                span.set({"memserve.instance": str(self.identity.instance)})
+                yield
+
     def refuse_unless_serving(self) -> None:
         """Does nothing while requests are taken.
 
@@ -114,6 +125,13 @@ class Instance:
     async def run(self, command: Callable[[], _T]) -> _T:
         """Runs `command` on the engine thread and returns its result, or raises its error."""
         return await asyncio.wrap_future(self.loop.call(command))
+
+    def prefilled(self, arrival_s: float, queue_s: float, now_s: float) -> None:
+        """Notes a prompt computed here, in the task of its call; its first token is there now."""
+        self.counts.prefilled(arrival_s, queue_s, now_s)
+        came_s = now_s - arrival_s
+        self.tracer.past("queue", {}, began_s=came_s, ended_s=came_s - queue_s)
+        self.tracer.past("compute", {}, began_s=came_s - queue_s)
 
     def cancel(self, request_id: RequestId) -> None:
         """Ends a request in any phase; its blocks are free within one step."""

@@ -14,7 +14,7 @@ from memserve_jax.core.types import InstanceId, Request, Role, TransferId
 from memserve_jax.engine.events import Event, Failed, FirstToken, PrefillDone, Tokens
 from memserve_jax.mempool.control import FetchAnswer, ReserveAnswer
 from memserve_jax.proto import memserve_pb2 as pb
-from memserve_jax.proto.convert import checked_seconds, to_request
+from memserve_jax.proto.convert import checked_seconds, client_id, to_request
 from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceServicer
 from memserve_jax.serving.answers import first_token_to_message, prefill_done_to_message
 from memserve_jax.serving.instance import Instance
@@ -25,6 +25,7 @@ from memserve_jax.serving.pool_channel import (
     fetch_from_message,
     reserve_from_message,
 )
+from memserve_jax.telemetry.request_context import work_for
 
 DEFAULT_DRAIN_S = 300.0
 DEFAULT_QUIESCE_S = 60.0  # where the caller gives no deadline
@@ -53,8 +54,7 @@ class InstanceServicer(InstanceServiceServicer):
         context: Context,
     ) -> None:
         """Streams the first token, then the end of the KV's way to the decode instance."""
-        counts = self._instance.counts
-        async with answered_errors(context), counts.failures("Prefill", context):
+        async with self._instance.answering("Prefill", context):
             self._instance.refuse_unless_serving()
             if self._instance.identity.role is not Role.PREFILL:
                 await context.abort(
@@ -69,6 +69,7 @@ class InstanceServicer(InstanceServiceServicer):
                 limits=self._instance.limits,
                 now_s=self._parts.clock.now_s(),
             )
+            work_for(client_id(accepted.request_id))
             decode = InstanceId(request.decode_instance)
             epoch = request.decode_epoch or None  # it may not have been announced here yet
             self._instance.peers.learn(decode, request.decode_target)
@@ -88,7 +89,7 @@ class InstanceServicer(InstanceServiceServicer):
         events: asyncio.Queue[Event],
         context: Context,
     ) -> None:
-        ended, counts, clock = False, self._instance.counts, self._parts.clock
+        ended, clock = False, self._parts.clock
         first_s = request.arrival_s
         try:
             await self._instance.run(submit)
@@ -98,11 +99,11 @@ class InstanceServicer(InstanceServiceServicer):
                 match event:
                     case FirstToken():
                         first_s = clock.now_s()
-                        counts.prefilled(request.arrival_s, event.queue_s, first_s)
+                        self._instance.prefilled(request.arrival_s, event.queue_s, first_s)
                         await context.write(first_token_to_message(event))
                     case PrefillDone():
                         if event.kv_blocks_moved:
-                            counts.handed_over(clock.now_s() - first_s)
+                            self._trace_transfer(event, clock.now_s() - first_s)
                         await context.write(prefill_done_to_message(event))
                     case Failed():
                         raise event.error
@@ -111,6 +112,14 @@ class InstanceServicer(InstanceServiceServicer):
         finally:
             if not ended:
                 self._instance.cancel(request.request_id)
+
+    def _trace_transfer(self, done: PrefillDone, seconds: float) -> None:
+        self._instance.counts.handed_over(seconds)
+        facts = {
+            "memserve.kv_blocks_moved": done.kv_blocks_moved,
+            "memserve.kv_bytes_moved": done.kv_bytes_moved,
+        }
+        self._instance.tracer.past("transfer", facts, began_s=seconds)
 
     async def Reserve(
         self,

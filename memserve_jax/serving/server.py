@@ -25,8 +25,8 @@ from memserve_jax.serving.instance_service import InstanceServicer
 from memserve_jax.serving.kv_reports import KVReport
 from memserve_jax.serving.peers import Peers
 from memserve_jax.serving.registration import Registration
-from memserve_jax.telemetry.endpoint import MetricsEndpoint
 from memserve_jax.telemetry.instance_metrics import INSTANCE_METRICS
+from memserve_jax.telemetry.process_telemetry import SILENT, ProcessTelemetry
 
 SETTLE_S = 5.0  # what cancelled requests and copies under way get before the pool is closed
 LAST_WORDS_S = 1.0  # what the last messages get to reach their clients
@@ -46,7 +46,7 @@ class InstanceServer:
         schedulers: Sequence[str],
         host: str = "127.0.0.1",
         port: int = 0,
-        metrics: MetricsEndpoint | None = None,
+        telemetry: ProcessTelemetry = SILENT,
     ):
         """Binds the port; `start` does the rest.
 
@@ -56,7 +56,7 @@ class InstanceServer:
           schedulers: HOST:PORT of each.
           host: To listen on.
           port: To listen on; 0 picks a free one.
-          metrics: Shows what is counted here; None: nobody does. Not this server's to close.
+          telemetry: Where its metrics and spans go; not this server's to close.
 
         Raises:
           ConfigError: the port is in use, the host is not of this machine, or others could
@@ -73,11 +73,10 @@ class InstanceServer:
             target=address(socket.gethostname() if host in ANY_HOST else host, bound),
             peers=peers,
             asyncio_loop=asyncio.get_running_loop(),
-            metrics_target=metrics.target if metrics is not None else "",
+            telemetry=telemetry,
         )
-        self._metrics = metrics
-        if metrics is not None:
-            metrics.add(INSTANCE_METRICS.values(), self.instance.readings)
+        self._telemetry = telemetry
+        telemetry.show(INSTANCE_METRICS.values(), self.instance.readings)
         self._registration = Registration(
             schedulers,
             status=lambda: self.instance.snapshot,
@@ -199,8 +198,7 @@ class InstanceServer:
         if self._server is None:
             return
         self._server = None
-        if self._metrics is not None:
-            self._metrics.remove(self.instance.readings)
+        self._telemetry.hide(self.instance.readings)
         await asyncio.to_thread(self.instance.loop.stop)
         await self._peers.close()
         self.instance.parts.pool.close()

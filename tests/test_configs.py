@@ -1,5 +1,6 @@
 """The files under `configs/` can be used as they stand."""
 
+import json
 import math
 import pathlib
 import re
@@ -9,11 +10,16 @@ import sys
 
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
 from memserve_jax.core.config import load_config
 from memserve_jax.launch.topology import plan_cluster
 from memserve_jax.model.config import parse_model_config
 from memserve_jax.model.hf_names import sources
+from memserve_jax.telemetry.exposition import to_registry
+from memserve_jax.telemetry.instance_metrics import INSTANCE_METRICS
+from memserve_jax.telemetry.scheduler_metrics import SCHEDULER_METRICS
+from tests.helpers.scrape import Scrape
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 SCRIPTS = sorted((CONFIGS / "launch").glob("*.sh"))
@@ -106,3 +112,41 @@ def run_script(name: str, *args: str, env: dict[str, str]) -> subprocess.Complet
         check=False,
         timeout=30,
     )
+
+
+def expressions() -> list[object]:
+    """Returns every query of the dashboard as a parameter called by its panel."""
+    dashboard = json.loads((CONFIGS / "grafana" / "memserve.json").read_text(encoding="utf-8"))
+    return [
+        pytest.param(target["expr"], id=f"{panel['title']}-{target['refId']}")
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+    ]
+
+
+def shown_names() -> set[str]:
+    """Returns the names that an endpoint with all metrics and no reading shows."""
+    metrics = [*SCHEDULER_METRICS.values(), *INSTANCE_METRICS.values()]
+    return Scrape(generate_latest(to_registry(metrics, [])).decode()).names
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_every_query_of_the_dashboard_names_metrics_and_labels_that_exist(expression: str) -> None:
+    found = set(re.findall(r"\b(?:memserve|process)_[a-z0-9_]+", expression))
+    assert found and found <= shown_names(), found - shown_names()
+    labels = {"le", "instance"}
+    for metric in (*SCHEDULER_METRICS.values(), *INSTANCE_METRICS.values()):
+        if any(name.startswith(metric.name) for name in found):
+            labels |= set(metric.labels)
+    grouped = {
+        name.strip() for by in re.findall(r"by \(([^)]*)\)", expression) for name in by.split(",")
+    }
+    assert grouped <= labels, grouped - labels
+
+
+def test_prometheus_asks_the_schedulers_discovery() -> None:
+    text = (CONFIGS / "prometheus" / "memserve.yaml").read_text(encoding="utf-8")
+    (job,) = yaml.safe_load(text)["scrape_configs"]
+    port = re.search(r"metrics\.port=(\d+)", text)
+    assert port is not None
+    assert job["http_sd_configs"][0]["url"] == f"http://127.0.0.1:{port[1]}/targets"

@@ -145,7 +145,7 @@ def parse_cost_file(values: object, *, source: str) -> CostFile:
 
 def to_values(fit: CostFile) -> Mapping[str, object]:
     """Returns `fit` as `parse_cost_file` takes it."""
-    return pydantic.TypeAdapter(CostFile).dump_python(fit, mode="json")
+    return pydantic.TypeAdapter(CostFile).dump_python(fit)
 
 
 def prefill_cost_of(section: CostSection) -> PrefillCost:

@@ -3,16 +3,19 @@
 import base64
 import json
 import threading
+import time
 from typing import Any
 
 import click
 from google.protobuf.message import Message
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
 from memserve_jax.cli.credential_options import connect
 from memserve_jax.cli.options import target_option
+from memserve_jax.cli.watch import Look, rates, silent
+from memserve_jax.client import Client, ClientError
 from memserve_jax.proto import memserve_pb2 as pb
 
 _COLUMNS = (
@@ -65,9 +68,28 @@ def command(target: str, watch: bool, as_json: bool, interval: float) -> None:
             while not pause.wait(0):
                 click.echo(json.dumps(to_plain(client.status())))
                 pause.wait(interval)
-        with Live(to_table(client.status()), console=console, auto_refresh=False) as live:
+        look = Look(client.status(), time.monotonic())
+        shown: RenderableType = Group(to_table(look.reply), rates(None, look))
+        if not console.is_terminal:
+            console.print(shown)
             while not pause.wait(interval):
-                live.update(to_table(client.status()), refresh=True)
+                look, shown = _look_again(client, look)
+                console.print(shown)
+        with Live(shown, console=console, auto_refresh=False) as live:
+            while not pause.wait(interval):
+                look, shown = _look_again(client, look)
+                live.update(shown, refresh=True)
+
+
+def _look_again(client: Client, before: Look) -> tuple[Look, RenderableType]:
+    """Returns what is seen now, and how to show it; a scheduler may be away for a while."""
+    try:
+        look = Look(client.status(), time.monotonic())
+    except ClientError as error:
+        if error.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+            raise
+        return before, silent(client.target, str(error), to_table(before.reply))
+    return look, Group(to_table(look.reply), rates(before, look))
 
 
 def to_plain(message: Message) -> dict[str, Any]:

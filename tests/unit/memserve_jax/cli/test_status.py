@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from memserve_jax.cli import status
+from memserve_jax.client import ClientError
 from memserve_jax.proto import memserve_pb2 as pb
 from tests.helpers.fake_server import CLUSTER
 
@@ -78,3 +79,21 @@ def test_an_empty_cluster():
 )
 def test_sizes(num_bytes, text):
     assert status._size(num_bytes) == text
+
+
+def test_watching_goes_on_while_the_scheduler_is_away(memserve, server, monkeypatch):
+    looks = [CLUSTER, ClientError("UNAVAILABLE", "cannot reach it"), CLUSTER]
+
+    def look(self, **_):
+        if not looks:
+            raise KeyboardInterrupt
+        found = looks.pop(0)
+        if isinstance(found, ClientError):
+            raise found
+        return found
+
+    monkeypatch.setattr("memserve_jax.client.Client.status", look)
+    ended = memserve("status", "--target", server.target, "--watch", "--interval", "0.1")
+    assert ended.status == 130
+    assert ended.out.count("since the last look") == 2
+    assert ended.out.count("does not answer: ") == 1 and "cannot reach it" in ended.out

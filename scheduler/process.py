@@ -10,7 +10,7 @@ from memserve_jax.core.config import Config, to_mapping
 from memserve_jax.core.embedded import embedded_model_path
 from memserve_jax.core.model_card import ModelCard, load_card
 from memserve_jax.core.tokenizer import Tokenizer, load_tokenizer
-from memserve_jax.proto.server import address
+from memserve_jax.proto.server import address, check_address
 from memserve_jax.telemetry.process_telemetry import open_telemetry
 from scheduler.server import SchedulerServer
 
@@ -42,6 +42,7 @@ async def _serve(
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
+    check_address(config.host, config.port)  # before anything listens
     telemetry = open_telemetry(config, "scheduler")
     try:
         server = SchedulerServer(config, card, tokenizer, SystemClock(), telemetry=telemetry)

@@ -25,7 +25,8 @@ def skeleton_on(tp: int, dtype: str = "float32") -> Skeleton:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> str:
     path = str(tmp_path_factory.mktemp("orbax"))
-    orbax_checkpoint.save(path, load_safetensors(GOLDEN.path, skeleton_on(2, "bfloat16")))
+    params = load_safetensors(GOLDEN.path, skeleton_on(2, "bfloat16"))
+    orbax_checkpoint.save(path, params, "bfloat16")
     return path
 
 

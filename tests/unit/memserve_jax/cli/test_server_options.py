@@ -18,7 +18,8 @@ def test_flags_go_before_overrides_and_those_before_the_file(tmp_path: pathlib.P
             "port": 3,
             "model": None,
             "tp": None,
-        }
+        },
+        process="p0",
     )
     assert (config.tp, config.topology, config.port) == (2, "1p1d", 3)
     assert config.model.path == "from-file"
@@ -26,7 +27,7 @@ def test_flags_go_before_overrides_and_those_before_the_file(tmp_path: pathlib.P
 
 def test_a_wrong_flag_is_a_config_error():
     with pytest.raises(ConfigError, match="tp: got 0"):
-        load_given({"config": None, "overrides": (), "tp": 0})
+        load_given({"config": None, "overrides": (), "tp": 0}, process="p0")
 
 
 def test_what_is_said_is_out_at_once(capsys: pytest.CaptureFixture[str]):

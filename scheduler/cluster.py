@@ -3,14 +3,16 @@
 All of it is soft: a scheduler that restarts is told again by the instances.
 """
 
+import dataclasses
 import enum
 from collections.abc import Callable
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.errors import RefusedError, UnknownInstanceError
-from memserve_jax.core.types import InstanceId, Role
+from memserve_jax.core.types import CachingMode, InstanceId, Role
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import Limits
+from memserve_jax.proto.roles import parse_caching
 from scheduler.member import Capacity, Member, Traits, traits_of
 from scheduler.roster import Place, Roster, make_roster
 
@@ -20,6 +22,7 @@ class Departure(enum.StrEnum):
 
     LEFT = "it left"  # nothing it had is unfinished
     RESTARTED = "it restarted"
+    RECAST = "it has another role now"
     SILENT = "its heartbeats stopped"
 
 
@@ -147,7 +150,8 @@ class Cluster:
             self.heartbeat(status)
             return
         if old is not None:
-            self._remove(old, Departure.RESTARTED)
+            is_recast = old.traits.role is not traits.role
+            self._remove(old, Departure.RECAST if is_recast else Departure.RESTARTED)
         self._members[traits.instance] = Member(
             traits=traits,
             status=status,
@@ -210,6 +214,35 @@ class Cluster:
             f"instance: {instance} is the last {role.value} instance that serves, "
             "allowed: another one, or force"
         )
+
+    def recast(self, member: Member, role: Role, caching: str) -> Traits:
+        """Returns what an instance would be in another role.
+
+        Args:
+          member: The instance.
+          role: Its new role.
+          caching: Its new caching mode; empty: that of the others that are colocated, or are
+            not, as it would be; without others its own, or the default.
+
+        Raises:
+          InvalidRequestError: no such caching mode, or one that does not fit the role.
+          RefusedError: it would not fit the others.
+        """
+        is_colocated = role is Role.COLOCATED
+        others = [other.traits for other in self._members.values() if other is not member]
+        if not caching:
+            kin = [
+                traits.caching
+                for traits in (*others, member.traits)
+                if (traits.role is Role.COLOCATED) == is_colocated
+            ]
+            default = CachingMode.ON if is_colocated else CachingMode.PD_CACHING_3
+            caching = next(iter(kin), default)
+        mode = parse_caching(caching, role)
+        traits = dataclasses.replace(member.traits, role=role, caching=mode)
+        for other in others:
+            _refuse_unless_alike(traits, other)
+        return traits
 
     def check(self) -> None:
         """Asserts that members fit each other and are filed under their names."""

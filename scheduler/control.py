@@ -18,11 +18,11 @@ from memserve_jax.proto.status import status_of
 from scheduler.cluster import as_status
 from scheduler.explanation import explain
 from scheduler.member import Member
+from scheduler.role_change import DEFAULT_DRAIN_S, RoleChanges, stand_down
 from scheduler.router import Router
 from scheduler.state import State
 
 DEFAULT_TIMEOUT_S = 60.0  # of a call whose client named no deadline
-DEFAULT_DRAIN_S = 300.0
 STATUS_TIMEOUT_S = 1.0  # after that an instance's last heartbeat has to do
 
 _log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Control(ControlServiceServicer):
         self._section = section
         self._on_change = on_change
         self._prepare = prepare
+        self.roles = RoleChanges(state, on_change)
         self._metrics_target = metrics_target
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterReply:
@@ -149,6 +150,15 @@ class Control(ControlServiceServicer):
                 raise
             return await context.abort(error.code(), f"{request.instance}: {error.details()}")
 
+    async def SetRole(self, request: pb.SetRoleRequest, context: Any) -> pb.SetRoleReply:
+        """Lets an instance's requests end, then has it serve on in another role."""
+        try:
+            return await self.roles.change(request)
+        except MemServeError as error:
+            return await context.abort(*status_of(error))
+        except grpc.aio.AioRpcError as error:
+            return await context.abort(error.code(), f"{request.instance}: {error.details()}")
+
     async def Quiesce(self, request: pb.QuiesceRequest, context: Any) -> pb.QuiesceReply:
         """Answers when no request, transfer or lease is left anywhere."""
         del request
@@ -192,18 +202,9 @@ class Control(ControlServiceServicer):
         return as_status(member)
 
     async def _drain(self, member: Member, timeout_s: float, force: bool) -> pb.DrainReply:
-        """Drains `member` within `timeout_s`; afterwards its own time-out decides.
-
-        Our requests on the way to it must arrive before it stops taking any.
-        """
-        started_s = asyncio.get_running_loop().time()
+        """Drains `member` within `timeout_s`; afterwards its own time-out decides."""
         instance = member.traits.instance
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._state.flights.when_idle(instance)
-        except TimeoutError:
-            _log.warning("%s still has requests after %.1f s", instance, timeout_s)
-        left_s = max(1.0, timeout_s - (asyncio.get_running_loop().time() - started_s))
+        left_s = await stand_down(self._state, member, timeout_s)
         line = self._state.channels.to(member.traits.target)
         reply = await line.instance.Drain(
             pb.DrainRequest(timeout_s=left_s, force=force), timeout=left_s + DEFAULT_TIMEOUT_S

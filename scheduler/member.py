@@ -3,15 +3,14 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from memserve_jax.core.errors import InvalidRequestError
 from memserve_jax.core.types import CachingMode, InstanceId, Role, Tier
 from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.roles import parse_caching, parse_role
 
 SERVING, DRAINING, DOWN = "serving", "draining", "down"  # `state` of an InstanceStatus
 
-_Word = TypeVar("_Word", Role, CachingMode)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 TARGET = re.compile(r"\S+:\d{1,5}")  # HOST:PORT
 
@@ -136,15 +135,13 @@ def traits_of(status: pb.InstanceStatus) -> Traits:
     Raises:
       InvalidRequestError: a field is absent or impossible.
     """
-    role = _one_of(Role, "status.role", status.role)
-    modes = [mode for mode in CachingMode if _fits(role, mode)]
-    caching = _one_of(CachingMode, "status.caching", status.caching)
+    role = parse_role(status.role, field="status.role")
+    caching = parse_caching(status.caching, role, field="status.caching")
     checks = (
         ("instance", _NAME.fullmatch(status.instance), "1 to 64 of A-Z a-z 0-9 . _ -"),
         ("target", TARGET.fullmatch(status.target), "HOST:PORT"),
         ("epoch", status.epoch > 0, "> 0"),
         ("block_size_tokens", 0 < status.block_size_tokens <= 256, "1 to 256"),
-        ("caching", caching in modes, f"for role {role.value} one of {', '.join(modes)}"),
     )
     for field, holds, allowed in checks:
         if not holds:
@@ -158,14 +155,3 @@ def traits_of(status: pb.InstanceStatus) -> Traits:
         model=status.model,
         block_size_tokens=status.block_size_tokens,
     )
-
-
-def _one_of(kind: type[_Word], field: str, value: str) -> _Word:
-    try:
-        return kind(value)
-    except ValueError:
-        raise InvalidRequestError(field, value, f"one of {', '.join(kind)}") from None
-
-
-def _fits(role: Role, mode: CachingMode) -> bool:
-    return (role is Role.COLOCATED) == (mode in (CachingMode.OFF, CachingMode.ON))

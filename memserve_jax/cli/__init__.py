@@ -25,7 +25,7 @@ COMMANDS = {  # command -> module, what it does
     "chat": (f"{_FOLDER}.chat", "Talks, turn by turn."),
     "status": (f"{_FOLDER}.status", "Shows instances, pools, hit rates and KV moved."),
     "drain": (f"{_FOLDER}.drain", "Takes an instance out gently."),
-    "role": (f"{_FOLDER}.role", "Changes the role of an instance (not there yet)."),
+    "role": (f"{_FOLDER}.role", "Changes the role of an instance."),
     "route": (f"{_FOLDER}.route", "Says where a prompt would go, and why."),
     "bench": (f"{_FOLDER}.bench", "Measures."),
     "convert": (f"{_FOLDER}.convert", "Turns a Hugging Face checkpoint into an Orbax one."),

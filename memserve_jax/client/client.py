@@ -18,6 +18,7 @@ from memserve_jax.proto.tls import open_blocking_channel, with_bearer
 from memserve_jax.telemetry.request_context import Metadata
 
 _CONTROL_TIMEOUT_S = 10.0
+_REBUILD_TIMEOUT_S = 600.0  # an engine may have much to compile
 
 
 class Client:
@@ -150,6 +151,33 @@ class Client:
         """
         request = pb.DrainRequest(instance=instance, timeout_s=timeout_s, force=force)
         self._call(self._control.Drain, request, timeout_s + _CONTROL_TIMEOUT_S)
+
+    def set_role(
+        self,
+        instance: str,
+        role: str,
+        *,
+        caching: str | None = None,
+        timeout_s: float = 300.0,
+        force: bool = False,
+    ) -> pb.SetRoleReply:
+        """Returns once `instance` has finished its requests and serves in another role.
+
+        Args:
+          instance: Its name.
+          role: prefill, decode or colocated.
+          caching: Its caching mode; None: as the other instances of such roles have it.
+          timeout_s: How long it may take over its requests; a new engine comes on top.
+          force: Even if it is the last of its role.
+
+        Raises:
+          ClientError: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION (the last of its role, or
+            it does not fit the others), DEADLINE_EXCEEDED (it goes on as before).
+        """
+        request = pb.SetRoleRequest(
+            instance=instance, role=role, caching=caching or "", timeout_s=timeout_s, force=force
+        )
+        return self._call(self._control.SetRole, request, timeout_s + _REBUILD_TIMEOUT_S)
 
     def quiesce(self, *, timeout_s: float = 60.0) -> None:
         """Returns once no request, transfer or lease is left anywhere.

@@ -13,6 +13,7 @@ from memserve_jax.engine.pipeline import Pipeline
 from memserve_jax.engine.runner import Runner
 from memserve_jax.engine.send_back import SendBacks
 from memserve_jax.engine.sequence import Sequence
+from memserve_jax.engine.steps import Steps
 from memserve_jax.engine.transfer_mode import ModeSwitch
 from memserve_jax.mempool.pool import MemPool
 
@@ -58,6 +59,11 @@ class EngineFacts:
             **dataclasses.asdict(self._forecast.totals),
         )
         return own.with_pool(self._pool.counters)
+
+    @property
+    def steps(self) -> Steps:
+        """Its compiled steps: an engine of the same size on the same bundle may share them."""
+        return self._runner.steps
 
     @property
     def transfer_mode(self) -> TransferMode:

@@ -79,7 +79,7 @@ class Runner:
         self._pool = pool
         self._ladder = ladder
         self._rows = rows
-        self._steps = steps
+        self.steps = steps
         self._grouping = grouping
         self._grouped = steps.grouped(grouping.groups) if grouping else None
         self._state = steps.empty_state()
@@ -87,7 +87,7 @@ class Runner:
     @property
     def num_compiled(self) -> int:
         """Step shapes compiled so far."""
-        return self._steps.num_compiled
+        return self.steps.num_compiled
 
     @property
     def decodes(self) -> bool:
@@ -97,7 +97,7 @@ class Runner:
     def dispatch_decode(self, rows: Sequence[int]) -> Array:
         """Starts a step of single-token rows, as scheduled in the row table. For `read`."""
         return self._run(
-            self._steps.decode, self._rows.pack_decode(rows, self._ladder.rows(len(rows)))
+            self.steps.decode, self._rows.pack_decode(rows, self._ladder.rows(len(rows)))
         )
 
     def dispatch_mixed(
@@ -122,7 +122,7 @@ class Runner:
         packed = self._rows.pack_mixed(rows, token_ids, bucket)
         if self._grouping is not None and (after_group or self._grouping.is_always):
             return self._run_grouped(packed, after_group)
-        result = self._run(self._steps.mixed, packed)
+        result = self._run(self.steps.mixed, packed)
         if after_group:
             after_group((0, len(self._pool.pages.k)))
         return result
@@ -133,10 +133,10 @@ class Runner:
 
     def set_history(self, row: int, prompt: Sequence[int], answer: Sequence[int]) -> None:
         """Tells the penalties of `row` which tokens came before."""
-        counts = np.bincount(np.asarray(answer, np.int64), minlength=self._steps.vocab_size)
-        in_prompt = np.zeros(self._steps.vocab_size, np.bool_)
+        counts = np.bincount(np.asarray(answer, np.int64), minlength=self.steps.vocab_size)
+        in_prompt = np.zeros(self.steps.vocab_size, np.bool_)
         in_prompt[np.asarray(prompt, np.int64)] = True
-        self._state = self._steps.set_history(
+        self._state = self.steps.set_history(
             self._state, np.int32(row), counts.astype(np.int32), in_prompt
         )
 
@@ -158,18 +158,18 @@ class Runner:
                 done += 1
                 if progress:
                     progress(done, total, f"{kind} {rung}")
-        self._state = self._steps.set_history(
+        self._state = self.steps.set_history(
             self._state,
             np.int32(0),
-            np.zeros(self._steps.vocab_size, np.int32),
-            np.zeros(self._steps.vocab_size, np.bool_),
+            np.zeros(self.steps.vocab_size, np.int32),
+            np.zeros(self.steps.vocab_size, np.bool_),
         )
 
     def _warm_decode(self, rung: int) -> Array:
-        return self._run(self._steps.decode, self._rows.pack_decode([], rung))
+        return self._run(self.steps.decode, self._rows.pack_decode([], rung))
 
     def _warm_mixed(self, rung: int) -> Array:
-        return self._run(self._steps.mixed, self._rows.pack_mixed([], [], rung))
+        return self._run(self.steps.mixed, self._rows.pack_mixed([], [], rung))
 
     def _warm_grouped(self, rung: int) -> Array:
         return self._run_grouped(self._rows.pack_mixed([], [], rung), None)

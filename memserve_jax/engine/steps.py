@@ -27,7 +27,7 @@ class Steps:
         self.num_rows, self.line_width = num_rows, line_width
         self.vocab_size = bundle.config.vocab_size
         self._num_compiled = 0  # shapes of `decode` and `mixed`
-        self._bundle = bundle
+        self.bundle = bundle
         self._grouped: dict[tuple[Group, ...], GroupedSteps] = {}
         whole = replicated(bundle.mesh)
         shardings = (page_format(bundle.mesh, bundle.config.head_dim), whole, whole)
@@ -48,7 +48,7 @@ class Steps:
         """Returns the mixed step cut into `groups`: the same programs whenever asked for."""
         if groups not in self._grouped:
             self._grouped[groups] = GroupedSteps(
-                self._bundle, groups, num_rows=self.num_rows, line_width=self.line_width
+                self.bundle, groups, num_rows=self.num_rows, line_width=self.line_width
             )
         return self._grouped[groups]
 

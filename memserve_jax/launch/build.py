@@ -21,6 +21,7 @@ from memserve_jax.core.types import CachingMode
 from memserve_jax.engine.engine import Engine
 from memserve_jax.engine.forecast import Forecast
 from memserve_jax.engine.intake import context_limit
+from memserve_jax.engine.steps import Steps
 from memserve_jax.launch.devices import acquire_devices
 from memserve_jax.launch.links import NO_LINKS, Links
 from memserve_jax.launch.topology import ClusterPlan, InstancePlan
@@ -149,6 +150,7 @@ def build_parts(
     *,
     num_sharing: int,
     links: Links = NO_LINKS,
+    steps: Steps | None = None,
 ) -> EngineParts:
     """Returns the engine and the pool of one instance, not warmed up.
 
@@ -158,6 +160,7 @@ def build_parts(
       bundle: The model on its mesh.
       num_sharing: Instances, this one included, whose pools on the same devices are not made yet.
       links: To other pools.
+      steps: Compiled steps of such an engine on `bundle`, to share; None: own ones.
 
     Raises:
       ConfigError: no memory is left for a pool.
@@ -182,16 +185,10 @@ def build_parts(
         tokenizer=recipe.tokenizer,
         clock=recipe.clock,
         mempool=recipe.config.mempool,
+        steps=steps,
         forecast=_forecast(recipe.config, plan.tp),
     )
-    _log.info(
-        "%s: KV capacity %d tokens (%d blocks of %d), context %d tokens",
-        plan.instance,
-        pool.num_hbm_blocks * identity.block_size_tokens,
-        pool.num_hbm_blocks,
-        identity.block_size_tokens,
-        engine.max_context_tokens,
-    )
+    _log_capacity(identity, engine, pool)
     return EngineParts(
         identity=identity,
         engine=engine,
@@ -206,6 +203,17 @@ def build_parts(
 def _forecast(config: Config, tp: int) -> Forecast:
     cost = fetch_cost_of(config.scheduler.cost)
     return Forecast(cost, rule=config.mempool.fetch, tp=tp)
+
+
+def _log_capacity(identity: Identity, engine: Engine, pool: MemPool) -> None:
+    _log.info(
+        "%s: KV capacity %d tokens (%d blocks of %d), context %d tokens",
+        identity.instance,
+        pool.num_hbm_blocks * identity.block_size_tokens,
+        pool.num_hbm_blocks,
+        identity.block_size_tokens,
+        engine.max_context_tokens,
+    )
 
 
 def _build_pool(

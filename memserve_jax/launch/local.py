@@ -21,7 +21,8 @@ from memserve_jax.launch.build import (
     open_recipe,
     read_model_facts,
 )
-from memserve_jax.launch.links import Links, Situation, check_transports, make_links
+from memserve_jax.launch.links import Situation, check_transports, make_links
+from memserve_jax.launch.new_role import NewRole
 from memserve_jax.launch.topology import ClusterPlan, plan_cluster
 from memserve_jax.launch.warm_up import warm_up
 from memserve_jax.mempool.device_put import LocalFabric
@@ -56,7 +57,7 @@ class LocalCluster:
         self._inner_target = address(LOOPBACK if host in ANY_HOST else host, port)
         self.instances: dict[InstanceId, InstanceServer] = {}
         self._fabric = LocalFabric()
-        self._links: list[Links] = []
+        self._roles: list[NewRole] = []
         self._leaving: list[tuple[asyncio.Task[None], InstanceServer]] = []
         self._stopping = False
 
@@ -150,9 +151,9 @@ class LocalCluster:
         left_s = max(0.0, ends_at_s - loop.time())  # for the cache: it may have to go to DISK
         await asyncio.gather(*(server.stop(left_s) for server in self.instances.values()))
         self.instances.clear()
-        for links in self._links:
-            links.close()
-        self._links.clear()
+        for roles in self._roles:
+            roles.links.close()
+        self._roles.clear()
         await self.telemetry.close()
 
     async def _start_instances(self, recipe: Recipe, progress: Progress | None) -> None:
@@ -161,11 +162,11 @@ class LocalCluster:
         situation = Situation(
             section=recipe.config.mempool, clock=recipe.clock, host=LOOPBACK, fabric=self._fabric
         )
-        built: list[tuple[EngineParts, Peers]] = []
+        built: list[tuple[EngineParts, Peers, NewRole]] = []
         for index, plan in enumerate(self.plan.instances):
             peers = Peers(credentials)
             links = make_links(plan.role, peers, situation)
-            self._links.append(links)
+            self._roles.append(NewRole(recipe, plan, links, peers, situation))
             waiting = self.plan.instances[index:]
             parts = await asyncio.to_thread(
                 build_parts,
@@ -175,10 +176,10 @@ class LocalCluster:
                 num_sharing=sum(bool(set(plan.devices) & set(each.devices)) for each in waiting),
                 links=links,
             )
-            built.append((parts, peers))
+            built.append((parts, peers, self._roles[-1]))
         if recipe.config.engine.warm_up:
-            await warm_up([parts for parts, _ in built], progress)
-        for parts, peers in built:
+            await warm_up([parts for parts, _, _ in built], progress)
+        for parts, peers, roles in built:
             server = InstanceServer(
                 # Only the scheduler is for the world.
                 parts,
@@ -186,6 +187,7 @@ class LocalCluster:
                 schedulers=[self._inner_target],
                 host=LOOPBACK,
                 telemetry=self.telemetry,
+                rebuild=roles,
             )
             self.instances[parts.identity.instance] = server
             await server.start()

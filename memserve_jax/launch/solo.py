@@ -20,6 +20,7 @@ from memserve_jax.launch.build import (
     read_model_facts,
 )
 from memserve_jax.launch.links import Links, Situation, check_transports, make_links
+from memserve_jax.launch.new_role import NewRole
 from memserve_jax.launch.topology import ClusterPlan, plan_instance
 from memserve_jax.launch.warm_up import warm_up
 from memserve_jax.parallel.job import Job, leave_job
@@ -36,12 +37,12 @@ class SoloInstance:
     """An instance alone in its process. Lives in the asyncio loop."""
 
     def __init__(
-        self, server: InstanceServer, links: Links, telemetry: ProcessTelemetry, job: Job | None
+        self, server: InstanceServer, roles: NewRole, telemetry: ProcessTelemetry, job: Job | None
     ):
         """For `launch` alone."""
         self.server = server
         self._telemetry = telemetry
-        self._links = links
+        self._roles = roles
         self._job = job
 
     @classmethod
@@ -87,6 +88,7 @@ class SoloInstance:
             links = make_links(role, peers, situation)
             undo.callback(links.close)
             parts = await _build(recipe, plan, links, progress)
+            roles = NewRole(recipe, plan.instances[0], links, peers, situation)
             server = InstanceServer(
                 parts,
                 peers=peers,
@@ -94,11 +96,12 @@ class SoloInstance:
                 host=config.host,
                 port=config.port,
                 telemetry=telemetry,
+                rebuild=roles if job is None else None,
             )
             undo.push_async_callback(server.stop, 0.0)
             await server.start()
             undo.pop_all()
-            return cls(server, links, telemetry, job)
+            return cls(server, roles, telemetry, job)
         raise AssertionError("returned above")
 
     @property
@@ -131,7 +134,7 @@ class SoloInstance:
         """
         await self.server.stop(grace_s)
         await self._telemetry.close()
-        await asyncio.to_thread(self._links.close)
+        await asyncio.to_thread(self._roles.links.close)
         if self._job is not None and self.server.drained.is_set():
             leave_job()
 

@@ -619,6 +619,32 @@ class DrainReply(_message.Message):
     instance: str
     def __init__(self, instance: _Optional[str] = ...) -> None: ...
 
+class SetRoleRequest(_message.Message):
+    __slots__ = ("instance", "role", "caching", "timeout_s", "force")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CACHING_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    role: str
+    caching: str
+    timeout_s: float
+    force: bool
+    def __init__(self, instance: _Optional[str] = ..., role: _Optional[str] = ..., caching: _Optional[str] = ..., timeout_s: _Optional[float] = ..., force: bool = ...) -> None: ...
+
+class SetRoleReply(_message.Message):
+    __slots__ = ("instance", "role", "caching", "epoch")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CACHING_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    role: str
+    caching: str
+    epoch: int
+    def __init__(self, instance: _Optional[str] = ..., role: _Optional[str] = ..., caching: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
 class ExplainReply(_message.Message):
     __slots__ = ("policy", "route", "why", "prompt_tokens", "instances")
     POLICY_FIELD_NUMBER: _ClassVar[int]

@@ -215,6 +215,11 @@ class InstanceServiceStub(object):
                 request_serializer=memserve__jax_dot_proto_dot_memserve__pb2.DrainRequest.SerializeToString,
                 response_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.DrainReply.FromString,
                 _registered_method=True)
+        self.SetRole = channel.unary_unary(
+                '/memserve.v1.InstanceService/SetRole',
+                request_serializer=memserve__jax_dot_proto_dot_memserve__pb2.SetRoleRequest.SerializeToString,
+                response_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.SetRoleReply.FromString,
+                _registered_method=True)
 
 
 class InstanceServiceServicer(object):
@@ -301,6 +306,14 @@ class InstanceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRole(self, request, context):
+        """Finishes the requests it has, then serves on under another role and a new epoch, in the same
+        process, with the same weights and an empty pool. DEADLINE_EXCEEDED: it goes on as before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InstanceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -358,6 +371,11 @@ def add_InstanceServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.DrainRequest.FromString,
                     response_serializer=memserve__jax_dot_proto_dot_memserve__pb2.DrainReply.SerializeToString,
+            ),
+            'SetRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRole,
+                    request_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.SetRoleRequest.FromString,
+                    response_serializer=memserve__jax_dot_proto_dot_memserve__pb2.SetRoleReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -669,6 +687,33 @@ class InstanceService(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def SetRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memserve.v1.InstanceService/SetRole',
+            memserve__jax_dot_proto_dot_memserve__pb2.SetRoleRequest.SerializeToString,
+            memserve__jax_dot_proto_dot_memserve__pb2.SetRoleReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ControlServiceStub(object):
     """---------------------------------------------------------------- control
@@ -705,6 +750,11 @@ class ControlServiceStub(object):
                 '/memserve.v1.ControlService/Drain',
                 request_serializer=memserve__jax_dot_proto_dot_memserve__pb2.DrainRequest.SerializeToString,
                 response_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.DrainReply.FromString,
+                _registered_method=True)
+        self.SetRole = channel.unary_unary(
+                '/memserve.v1.ControlService/SetRole',
+                request_serializer=memserve__jax_dot_proto_dot_memserve__pb2.SetRoleRequest.SerializeToString,
+                response_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.SetRoleReply.FromString,
                 _registered_method=True)
         self.Quiesce = channel.unary_unary(
                 '/memserve.v1.ControlService/Quiesce',
@@ -757,6 +807,14 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRole(self, request, context):
+        """Gives one instance another role; answers once it serves. FAILED_PRECONDITION: the last of its
+        role, without force, or a caching mode that does not fit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Quiesce(self, request, context):
         """Quiesces every instance.
         """
@@ -799,6 +857,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.DrainRequest.FromString,
                     response_serializer=memserve__jax_dot_proto_dot_memserve__pb2.DrainReply.SerializeToString,
+            ),
+            'SetRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRole,
+                    request_deserializer=memserve__jax_dot_proto_dot_memserve__pb2.SetRoleRequest.FromString,
+                    response_serializer=memserve__jax_dot_proto_dot_memserve__pb2.SetRoleReply.SerializeToString,
             ),
             'Quiesce': grpc.unary_unary_rpc_method_handler(
                     servicer.Quiesce,
@@ -948,6 +1011,33 @@ class ControlService(object):
             '/memserve.v1.ControlService/Drain',
             memserve__jax_dot_proto_dot_memserve__pb2.DrainRequest.SerializeToString,
             memserve__jax_dot_proto_dot_memserve__pb2.DrainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memserve.v1.ControlService/SetRole',
+            memserve__jax_dot_proto_dot_memserve__pb2.SetRoleRequest.SerializeToString,
+            memserve__jax_dot_proto_dot_memserve__pb2.SetRoleReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from memserve_jax.core.errors import MemServeError, NoInstanceError
@@ -48,23 +48,29 @@ class Instance:
           asyncio_loop: What this object and the servicers live in.
           telemetry: Where its metrics and spans go.
         """
-        self.parts = parts
-        self.identity = parts.identity
         self.target = target
         self._metrics_target = telemetry.target
         self.tracer = telemetry.tracer
-        self.counts = InstanceCounts(self.identity)
         self.peers = peers
         peers.own_target = target
         self.streams = EventStreams()
-        self.limits = Limits(
-            max_context_tokens=parts.engine.max_context_tokens,
-            max_kv_tokens=parts.pool.num_hbm_blocks * parts.identity.block_size_tokens,
-            max_prompt_bytes=peers.credentials.limits.max_prompt_bytes,
-        )
         self.kv_log = KVLog()  # what schedulers are told of the pool
         self.draining = False
         self.went_down = asyncio.Event()  # its engine is broken for good
+        self._asyncio_loop = asyncio_loop
+        self._has_engine = asyncio.Event()  # unset while it changes its role
+        self._adopt(parts)
+
+    def _adopt(self, parts: EngineParts) -> None:
+        """Makes an engine's thread, not started yet, and what goes with the engine."""
+        self.parts = parts
+        self.identity = parts.identity
+        self.counts = InstanceCounts(self.identity)
+        self.limits = Limits(
+            max_context_tokens=parts.engine.max_context_tokens,
+            max_kv_tokens=parts.pool.num_hbm_blocks * parts.identity.block_size_tokens,
+            max_prompt_bytes=self.peers.credentials.limits.max_prompt_bytes,
+        )
         self.loop = EngineLoop(
             parts,
             name=f"engine-{parts.identity.instance}",
@@ -72,10 +78,33 @@ class Instance:
             step_failed=self._fail_all,
             between_steps=self._observe,
         )
-        self._asyncio_loop = asyncio_loop
+        self._has_engine.set()
         self._snapshot = self._status()  # replaced by the engine thread
         self._snapshot_s = parts.clock.now_s()
         parts.pool.wake = self.loop.wake
+
+    async def become(self, rebuild: Callable[[], Awaitable[EngineParts]]) -> None:
+        """Ends this engine, which must be quiet, and goes on with the one that `rebuild` returns.
+
+        Raises:
+          Exception: what `rebuild` raises; the instance is down then.
+        """
+        self._has_engine.clear()
+        await asyncio.to_thread(self.loop.stop)
+        try:
+            parts = await rebuild()
+        except BaseException as error:
+            self.loop.give_up(error)
+            self.went_down.set()
+            raise
+        self.kv_log.restart()
+        self._adopt(parts)
+        self.loop.start()
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether there is one: not while this changes its role, nor once that has failed."""
+        return self._has_engine.is_set()
 
     @property
     def state(self) -> State:
@@ -123,7 +152,13 @@ class Instance:
             raise NoInstanceError(f"instance {self.identity.instance} is {self.state}")
 
     async def run(self, command: Callable[[], _T]) -> _T:
-        """Runs `command` on the engine thread and returns its result, or raises its error."""
+        """Runs `command` on the engine thread and returns its result, or raises its error.
+
+        Raises:
+          NoInstanceError: there is no engine: the instance changes its role.
+        """
+        if not self.has_engine:
+            raise NoInstanceError(f"instance {self.identity.instance} changes its role")
         return await asyncio.wrap_future(self.loop.call(command))
 
     def prefilled(self, arrival_s: float, queue_s: float, now_s: float) -> None:
@@ -139,6 +174,7 @@ class Instance:
 
     async def quiesce(self) -> None:
         """Returns when no request, transfer or lease is left."""
+        await self._has_engine.wait()
         await asyncio.wrap_future(self.loop.when_quiet())
 
     def _status(self) -> pb.InstanceStatus:

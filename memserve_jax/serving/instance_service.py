@@ -10,13 +10,15 @@ import grpc
 import grpc.aio
 
 from memserve_jax.core.errors import MemServeError
-from memserve_jax.core.types import InstanceId, Request, Role, TransferId
+from memserve_jax.core.types import CachingMode, InstanceId, Request, Role, TransferId
 from memserve_jax.engine.events import Event, Failed, FirstToken, PrefillDone, Tokens
 from memserve_jax.mempool.control import FetchAnswer, ReserveAnswer
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import checked_seconds, client_id, to_request
 from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceServicer
+from memserve_jax.proto.roles import parse_caching, parse_role
 from memserve_jax.serving.answers import first_token_to_message, prefill_done_to_message
+from memserve_jax.serving.engine_parts import EngineParts
 from memserve_jax.serving.instance import Instance
 from memserve_jax.serving.peers import Context, answered_errors
 from memserve_jax.serving.pool_channel import (
@@ -36,17 +38,28 @@ _T = TypeVar("_T")
 class InstanceServicer(InstanceServiceServicer):
     """Prefill for decode instances, MemPool for peers, life cycle for schedulers."""
 
-    def __init__(self, instance: Instance, *, drain: Callable[[float], Awaitable[None]]):
+    def __init__(
+        self,
+        instance: Instance,
+        *,
+        drain: Callable[[float], Awaitable[None]],
+        set_role: Callable[[Role, CachingMode, float], Awaitable[None]],
+    ):
         """Serves `instance`.
 
         Args:
           instance: Shared with the other servicer.
           drain: Stops taking requests, returns when those there are have ended (or raises
             TimeoutError after so many seconds), and then ends the instance.
+          set_role: Lets requests end in the same way, then serves on in another role.
         """
         self._instance = instance
-        self._parts = instance.parts
         self._drain = drain
+        self._set_role = set_role
+
+    @property
+    def _parts(self) -> EngineParts:
+        return self._instance.parts
 
     async def Prefill(
         self,
@@ -254,6 +267,24 @@ class InstanceServicer(InstanceServiceServicer):
             timeout_s = checked_seconds("timeout_s", request.timeout_s)
             await self._drain(timeout_s or DEFAULT_DRAIN_S)
         return pb.DrainReply(instance=self._instance.identity.instance)
+
+    async def SetRole(
+        self,
+        request: pb.SetRoleRequest,
+        context: Context,
+    ) -> pb.SetRoleReply:
+        """Serves on in another role; answers once the schedulers know."""
+        async with answered_errors(context):
+            role = parse_role(request.role)
+            caching = parse_caching(request.caching, role)
+            await self._set_role(role, caching, request.timeout_s or DEFAULT_DRAIN_S)
+        identity = self._instance.identity
+        return pb.SetRoleReply(
+            instance=identity.instance,
+            role=identity.role,
+            caching=identity.caching,
+            epoch=identity.epoch,
+        )
 
     def _abort(self, transfer: TransferId, reason: str) -> None:
         self._instance.loop.post(lambda: self._parts.pool.abort(transfer, reason))

@@ -39,6 +39,11 @@ class KVLog:
         while self._num_blocks > self._max_blocks:
             self._num_blocks -= self._events.popleft().num_blocks
 
+    def restart(self) -> None:
+        """Forgets the events: those to come are of another pool. Reports must begin anew."""
+        self._events.clear()
+        self._num_blocks = self.next_event = 0
+
     def since(self, number: int) -> list[KVEvent] | None:
         """Returns the events from `number` on, as many as fit into one message.
 

@@ -76,11 +76,11 @@ class EngineLoop:
         self._wake = threading.Event()
         self._stopping = False
         self._num_failed = 0  # steps in a row
-        self._broken: Exception | None = None
+        self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
-    def broken(self) -> Exception | None:
+    def broken(self) -> BaseException | None:
         """Why the loop steps no more; None while it does."""
         return self._broken
 
@@ -92,6 +92,10 @@ class EngineLoop:
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()
+
+    def give_up(self, error: BaseException) -> None:
+        """Counts as broken by `error`: what was to take the place of its engine cannot."""
+        self._broken = error
 
     def stop(self) -> None:
         """Runs what has been posted, ends the thread and waits for it."""

@@ -109,6 +109,18 @@ class Registration:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await self._heartbeat(target)
 
+    async def renew(self) -> None:
+        """Registers with every scheduler that answers, now: this is another life.
+
+        The others hear of it with the next heartbeat.
+        """
+        for target in list(self._channels):
+            try:
+                await self._register(target)
+            except grpc.aio.AioRpcError as error:
+                _log.warning("scheduler %s: %s", target, error.details())
+        self._peers_changed(self._live)
+
     async def _stay_registered(self, target: str) -> None:
         heartbeat_s: float | None = None  # None: not registered
         reachable = True

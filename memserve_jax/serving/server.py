@@ -4,10 +4,12 @@ import asyncio
 import logging
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc.aio
 
+from memserve_jax.core.errors import RefusedError
+from memserve_jax.core.types import CachingMode, Role
 from memserve_jax.proto import memserve_pb2, memserve_pb2_grpc
 from memserve_jax.proto.server import (
     ANY_HOST,
@@ -35,6 +37,10 @@ FLUSH_PAUSE_S = 0.02  # before DISK is asked to take more of the cache
 _log = logging.getLogger(__name__)
 
 
+# From the parts there are, whose engine has stopped, to those of another role.
+Rebuild = Callable[[EngineParts, Role, CachingMode], Awaitable[EngineParts]]
+
+
 class InstanceServer:
     """One instance on the network. Lives in the asyncio loop; owns engine thread and pool."""
 
@@ -47,6 +53,7 @@ class InstanceServer:
         host: str = "127.0.0.1",
         port: int = 0,
         telemetry: ProcessTelemetry = SILENT,
+        rebuild: Rebuild | None = None,
     ):
         """Binds the port; `start` does the rest.
 
@@ -57,6 +64,7 @@ class InstanceServer:
           host: To listen on.
           port: To listen on; 0 picks a free one.
           telemetry: Where its metrics and spans go; not this server's to close.
+          rebuild: Makes the engine of another role; None: this instance keeps the one it has.
 
         Raises:
           ConfigError: the port is in use, the host is not of this machine, or others could
@@ -75,6 +83,9 @@ class InstanceServer:
             asyncio_loop=asyncio.get_running_loop(),
             telemetry=telemetry,
         )
+        self._rebuild = rebuild
+        self._changing = asyncio.Lock()  # held while there is no engine
+        self._is_leaving = False
         self._telemetry = telemetry
         telemetry.show(INSTANCE_METRICS.values(), self.instance.readings)
         self._registration = Registration(
@@ -82,7 +93,7 @@ class InstanceServer:
             status=lambda: self.instance.snapshot,
             kv_report=lambda: KVReport(self.instance.kv_log, self.instance.kv_snapshot),
             peers_changed=lambda live: self.instance.loop.post(
-                lambda: parts.pool.peers_changed(live)
+                lambda: self.instance.parts.pool.peers_changed(live)
             ),
             credentials=peers.credentials,
         )
@@ -106,7 +117,7 @@ class InstanceServer:
             GenerateServicer(self.instance), server
         )
         memserve_pb2_grpc.add_InstanceServiceServicer_to_server(
-            InstanceServicer(self.instance, drain=self.drain), server
+            InstanceServicer(self.instance, drain=self.drain, set_role=self.set_role), server
         )
         self.instance.loop.start()
         await server.start()
@@ -124,6 +135,48 @@ class InstanceServer:
         Raises:
           TimeoutError: they have not within `timeout_s`; the instance goes on draining.
         """
+        self._is_leaving = True
+        await self._finish(timeout_s)
+        self.drained.set()
+
+    async def set_role(self, role: Role, caching: CachingMode, timeout_s: float) -> None:
+        """Finishes as for a drain, then serves on in `role`, in this process, with these weights.
+
+        What HBM and HOST hold is dropped: it is KV for another kind of cache, of an earlier life.
+        DISK keeps what it has.
+
+        Raises:
+          RefusedError: this instance cannot, or is about to end; nothing changed.
+          TimeoutError: requests have not ended within `timeout_s`; it goes on as before.
+          MemServeError: no engine could be made for the role; the instance is down.
+        """
+        identity, rebuild = self.instance.identity, self._rebuild
+        if (identity.role, identity.caching) == (role, caching):
+            return
+        if rebuild is None or self.instance.draining:
+            why = "is draining" if rebuild else "is part of a job, which has its roles for good"
+            raise RefusedError(f"role: instance {identity.instance} {why}")
+        try:
+            await self._finish(timeout_s)
+            # Whoever asked may hang up: half a change would be no instance at all.
+            await asyncio.shield(asyncio.ensure_future(self._become(rebuild, role, caching)))
+        finally:
+            self.instance.draining = self._is_leaving
+        await self._registration.renew()
+
+    async def _become(self, rebuild: Rebuild, role: Role, caching: CachingMode) -> None:
+        name, started_s = self.instance.identity.instance, asyncio.get_running_loop().time()
+        async with self._changing:
+            parts = self.instance.parts
+            await self.instance.become(lambda: rebuild(parts, role, caching))
+        took_s = asyncio.get_running_loop().time() - started_s
+        _log.info("instance %s is a %s one now, after %.1f s", name, role, took_s)
+
+    async def _finish(self, timeout_s: float) -> None:
+        """Takes no more requests; returns when those there are have ended and DISK has the cache.
+
+        Raises as `drain`.
+        """
         self.instance.draining = True
         ends_at_s = asyncio.get_running_loop().time() + timeout_s
         await self._registration.beat()
@@ -134,7 +187,6 @@ class InstanceServer:
         except TimeoutError:
             raise TimeoutError(f"instance {name}: still has work after {timeout_s:g} s") from None
         await self._flush(ends_at_s)
-        self.drained.set()
 
     async def kill(self) -> None:
         """Ends as a crash would: nobody is told, calls break off. Memory is freed all the same."""
@@ -150,7 +202,9 @@ class InstanceServer:
         A second call meanwhile only shortens the grace.
         """
         self.hasten(grace_s)
-        self.instance.draining = True
+        self.instance.draining = self._is_leaving = True
+        async with self._changing:
+            pass  # it is an instance again, or down
         if grace_s > 0 and not await self._is_quiet_within(0.0):
             await self._registration.beat()
             await self._is_quiet_within(grace_s)
@@ -201,4 +255,5 @@ class InstanceServer:
         self._telemetry.hide(self.instance.readings)
         await asyncio.to_thread(self.instance.loop.stop)
         await self._peers.close()
-        self.instance.parts.pool.close()
+        if self.instance.has_engine:
+            self.instance.parts.pool.close()

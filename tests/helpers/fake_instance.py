@@ -69,6 +69,7 @@ class FakeInstance(GenerateServiceServicer, InstanceServiceServicer):
         self.requests: list[pb.GenerateRequest] = []
         self.deadlines_s: list[float | None] = []
         self.drains: list[pb.DrainRequest] = []
+        self.recasts: list[pb.SetRoleRequest] = []
         self.drained_as: tuple[grpc.StatusCode, str] | None = None
         self.holding = asyncio.Event()  # a request waits for `go_on`
         self.cancelled = asyncio.Event()  # a request was cancelled
@@ -144,6 +145,22 @@ class FakeInstance(GenerateServiceServicer, InstanceServiceServicer):
         if self.drained_as is not None:
             await context.abort(*self.drained_as)
         return pb.DrainReply(instance=self.status.instance)
+
+    async def SetRole(self, request: pb.SetRoleRequest, context: Any) -> pb.SetRoleReply:
+        """Begins another life in the new role, registered where it was; or `drained_as`."""
+        self.recasts.append(request)
+        if self.drained_as is not None:
+            await context.abort(*self.drained_as)
+        self.status.role, self.status.caching = request.role, request.caching
+        self.status.epoch += 1
+        for scheduler in list(self._channels):
+            await self.register(scheduler)
+        return pb.SetRoleReply(
+            instance=self.status.instance,
+            role=request.role,
+            caching=request.caching,
+            epoch=self.status.epoch,
+        )
 
     def _responses(self, request: pb.GenerateRequest) -> Sequence[pb.GenerateResponse]:
         if self.script is not None:

@@ -56,6 +56,9 @@ class FakeServer(
             "ClusterStatus": CLUSTER,
             "Status": INSTANCE,
             "Drain": pb.DrainReply(instance="p0"),
+            "SetRole": pb.SetRoleReply(
+                instance="p0", role="decode", caching="pd_caching_3", epoch=2
+            ),
             "Quiesce": pb.QuiesceReply(),
         }
         self.requests: list[Any] = []
@@ -83,6 +86,9 @@ class FakeServer(
 
     def Drain(self, request, context):
         return self._reply("Drain", request, context)
+
+    def SetRole(self, request, context):
+        return self._reply("SetRole", request, context)
 
     def Quiesce(self, request, context):
         return self._reply("Quiesce", request, context)

@@ -29,7 +29,7 @@ def test_the_version(memserve):
         (["generate", "--max-tokens", "x", "hi"], "memserve generate: Invalid value for"),
         (["drain"], "memserve drain: Missing argument 'NAME'"),
         (["drain", "a", "b"], "memserve drain: Got unexpected extra argument"),
-        (["role", "p0", "decode"], "memserve role: not there yet: "),
+        (["role", "p0", "router"], "memserve role: Invalid value for '{prefill|decode|colo"),
         (["route", "--explain"], "memserve route: PROMPT: got nothing, allowed: a text"),
     ],
 )

@@ -60,4 +60,4 @@ def test_steps_of_another_size_are_refused():
     rows = RowTable(num_rows=3, table_width=2)
     ladder = make_ladder(max_running=3, chunk_tokens=16)
     with pytest.raises(ValueError, match="allowed: 3 of"):
-        Runner(bundle_on(), pool, ladder=ladder, rows=rows, steps=engine._runner._steps)
+        Runner(bundle_on(), pool, ladder=ladder, rows=rows, steps=engine.steps)

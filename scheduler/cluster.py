@@ -8,13 +8,14 @@ import enum
 from collections.abc import Callable
 
 from memserve_jax.core.clock import Clock
-from memserve_jax.core.errors import RefusedError, UnknownInstanceError
+from memserve_jax.core.errors import OverloadedError, RefusedError, UnknownInstanceError
 from memserve_jax.core.types import CachingMode, InstanceId, Role
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import Limits
 from memserve_jax.proto.roles import parse_caching
 from scheduler.member import Capacity, Member, Traits, traits_of
 from scheduler.roster import Place, Roster, make_roster
+from scheduler.status_checks import check_status
 
 
 class Departure(enum.StrEnum):
@@ -36,6 +37,7 @@ class Cluster:
         clock: Clock,
         timeout_s: float,
         on_left: Callable[[Traits, Departure], None],
+        max_members: int = 4096,
     ):
         """Starts empty.
 
@@ -44,7 +46,9 @@ class Cluster:
           clock: Of the heartbeats.
           timeout_s: An instance not heard of for so long is gone.
           on_left: Told which life of which instance is over, and why.
+          max_members: More are not taken in.
         """
+        self._max_members = max_members
         self._model = model
         self._clock = clock
         self._timeout_s = timeout_s
@@ -124,14 +128,15 @@ class Cluster:
         contexts = [max_context_tokens, self._capacity.context_tokens or max_context_tokens]
         return Limits(max_context_tokens=min(contexts), max_kv_tokens=self._capacity.kv_tokens)
 
-    def register(self, status: pb.InstanceStatus) -> None:
-        """Takes an instance in; one of the same name and an older epoch is over.
+    def examine(self, status: pb.InstanceStatus) -> Traits:
+        """Returns the traits of an instance that fits those that are there. Changes nothing.
 
         Raises:
           InvalidRequestError: a field that no instance can have.
-          RefusedError: it does not fit those that are there; nothing changed.
+          RefusedError: it does not fit.
         """
         traits = traits_of(status)
+        check_status(status)
         old = self._members.get(traits.instance)
         if old is not None and old.traits.epoch > traits.epoch:
             raise RefusedError(
@@ -146,9 +151,22 @@ class Cluster:
         for member in self._members.values():
             if member is not old:
                 _refuse_unless_alike(traits, member.traits)
+        return traits
+
+    def register(self, status: pb.InstanceStatus) -> None:
+        """Takes an instance in; one of the same name and an older epoch is over.
+
+        Raises:
+          InvalidRequestError: a field that no instance can have.
+          RefusedError: it does not fit those that are there; nothing changed.
+          OverloadedError: there are too many, or this one restarts too often; nothing changed.
+        """
+        traits = self.examine(status)
+        old = self._members.get(traits.instance)
         if old is not None and old.traits == traits:
             self.heartbeat(status)
             return
+        self._refuse_unless_there_is_room(traits, old)
         if old is not None:
             is_recast = old.traits.role is not traits.role
             self._remove(old, Departure.RECAST if is_recast else Departure.RESTARTED)
@@ -157,6 +175,7 @@ class Cluster:
             status=status,
             heard_s=self._clock.now_s(),
             on_change=self._changed,
+            lives=old.lives if old is not None else None,
         )
         self._names = None
         self._changed()
@@ -165,8 +184,10 @@ class Cluster:
         """Notes how an instance is; returns the live ones as NAME@EPOCH.
 
         Raises:
+          InvalidRequestError: a field that no instance can have; nothing is kept of it.
           UnknownInstanceError: it is not registered, or with another epoch: it should register.
         """
+        check_status(status)
         member = self.member(status.instance)
         if member.traits.epoch != status.epoch:
             raise UnknownInstanceError(
@@ -179,6 +200,18 @@ class Cluster:
         if self._names is None:
             self._names = [f"{m.traits.instance}@{m.traits.epoch}" for m in self.members()]
         return self._names
+
+    def holder_of(self, target: str, *, but: str) -> Member | None:
+        """Returns the live instance at `target` (HOST:PORT) of another name than `but`."""
+        for member in self._members.values():
+            if member.traits.target == target and member.traits.instance != but:
+                return member
+        return None
+
+    def supplant(self, member: Member) -> None:
+        """Takes out an instance at whose address another one answers."""
+        if self._members.get(member.traits.instance) is member:
+            self._remove(member, Departure.SILENT)
 
     def deregister(self, instance: str, epoch: int) -> None:
         """Takes an instance out at its own wish; an older life's wish is ignored."""
@@ -252,6 +285,15 @@ class Cluster:
             assert member.traits.block_size_tokens == self.block_size_tokens, "unequal blocks"
         routable = {name for name, member in self._members.items() if member.is_routable}
         assert routable == self.roster.row_of.keys(), "the roster is out of date"
+
+    def _refuse_unless_there_is_room(self, new: Traits, old: Member | None) -> None:
+        if old is None and len(self._members) >= self._max_members:
+            raise OverloadedError(
+                f"{len(self._members)} instances are registered, allowed: {self._max_members} "
+                "(scheduler.max_instances)"
+            )
+        if old is not None and not old.lives.take(self._clock.now_s()):
+            raise OverloadedError(f"{new.instance} begins a new life too often; try again later")
 
     def _changed(self) -> None:
         self._roster = self._capacity = None

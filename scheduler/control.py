@@ -1,6 +1,7 @@
 """What instances and operators ask of the scheduler (`ControlService`)."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -9,12 +10,13 @@ import grpc
 import grpc.aio
 
 from memserve_jax.core.config import SchedulerSection
-from memserve_jax.core.errors import MemServeError
+from memserve_jax.core.errors import MemServeError, RefusedError, UnknownInstanceError
 from memserve_jax.core.types import Request
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import checked_seconds
 from memserve_jax.proto.memserve_pb2_grpc import ControlServiceServicer
 from memserve_jax.proto.status import status_of
+from scheduler.bounded_log import BoundedLog
 from scheduler.cluster import as_status
 from scheduler.explanation import explain
 from scheduler.member import Member
@@ -23,6 +25,7 @@ from scheduler.router import Router
 from scheduler.state import State
 
 DEFAULT_TIMEOUT_S = 60.0  # of a call whose client named no deadline
+MAX_COMPLAINTS = 20  # lines on refusals at once, then one a second
 STATUS_TIMEOUT_S = 1.0  # after that an instance's last heartbeat has to do
 
 _log = logging.getLogger(__name__)
@@ -57,6 +60,8 @@ class Control(ControlServiceServicer):
         self._on_change = on_change
         self._prepare = prepare
         self.roles = RoleChanges(state, on_change)
+        self._complaints = BoundedLog(_log, state.clock, burst=MAX_COMPLAINTS)
+        self._arrivals = BoundedLog(_log, state.clock, burst=section.max_instances)
         self._metrics_target = metrics_target
 
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.RegisterReply:
@@ -65,11 +70,15 @@ class Control(ControlServiceServicer):
         try:
             if status.target:
                 self._state.credentials.check_target(status.target)
+            self._state.cluster.examine(status)
+            await self._make_way(status)
             self._state.cluster.register(status)
         except MemServeError as error:
-            _log.warning("refused to register %r: %s", status.instance, error)
+            name = status.instance[:64]
+            self._complaints.say(logging.WARNING, f"refused to register {name!r}: {error}")
             return await context.abort(*status_of(error))
-        _log.info("registered %s (%s) at %s", status.instance, status.role, status.target)
+        text = f"registered {status.instance} ({status.role}) at {status.target}"
+        self._arrivals.say(logging.INFO, text)
         await self._on_change()
         return pb.RegisterReply(
             heartbeat_s=self._section.heartbeat_s, wants_kv_events=self._state.feeds.is_wanted
@@ -81,6 +90,9 @@ class Control(ControlServiceServicer):
         try:
             members = cluster.heartbeat(status)
         except MemServeError as error:
+            if not isinstance(error, UnknownInstanceError):  # it has been away: no news
+                name = status.instance[:64]
+                self._complaints.say(logging.WARNING, f"refused a heartbeat of {name!r}: {error}")
             return await context.abort(*status_of(error))
         self._state.loads.heard(status)
         self._state.gate.call()
@@ -100,6 +112,26 @@ class Control(ControlServiceServicer):
             is_complete=cluster.is_complete,
             wants_kv_snapshot=wants_snapshot,
         )
+
+    async def _make_way(self, status: pb.InstanceStatus) -> None:
+        """Takes out whoever is known at the address of a newcomer that answers there itself.
+
+        Raises:
+          RefusedError: another instance is there.
+        """
+        holder = self._state.cluster.holder_of(status.target, but=status.instance)
+        if holder is None:
+            return
+        line = self._state.channels.to(status.target)
+        found = pb.InstanceStatus()
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            found = await line.instance.Status(pb.StatusRequest(), timeout=STATUS_TIMEOUT_S)
+        if (found.instance, found.epoch) != (status.instance, status.epoch):
+            raise RefusedError(
+                f"status.target: {status.instance} says {status.target}, where "
+                f"{holder.traits.instance} is, allowed: an address of its own"
+            )
+        self._state.cluster.supplant(holder)
 
     async def Deregister(self, request: pb.DeregisterRequest, context: Any) -> pb.DeregisterReply:
         """Takes an instance out."""

@@ -8,6 +8,7 @@ from memserve_jax.core.errors import InvalidRequestError
 from memserve_jax.core.types import CachingMode, InstanceId, Role, Tier
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.roles import parse_caching, parse_role
+from scheduler.allowance import Allowance
 
 SERVING, DRAINING, DOWN = "serving", "draining", "down"  # `state` of an InstanceStatus
 
@@ -44,6 +45,10 @@ class Capacity:
         return cls(min(contexts, default=None), min(pools, default=None))
 
 
+MAX_LIVES = 20  # of one name at once, then so many a second: each one ends requests
+LIVES_PER_S = 1.0
+
+
 def _nobody() -> None:
     """Is told where nobody wants to know."""
 
@@ -58,6 +63,7 @@ class Member:
         "_status",
         "capacity",
         "heard_s",
+        "lives",
         "traits",
     )
 
@@ -68,9 +74,14 @@ class Member:
         status: pb.InstanceStatus,
         heard_s: float,
         on_change: Callable[[], None] = _nobody,
+        lives: Allowance | None = None,
     ):
-        """Takes its first status; `on_change` is called when state or capacity is another."""
+        """Takes its first status; `on_change` is called when state or capacity is another.
+
+        `lives` is what an earlier life of the name has left of its restarts.
+        """
         self.traits = traits
+        self.lives = lives or Allowance(burst=MAX_LIVES, per_s=LIVES_PER_S, now_s=heard_s)
         self.capacity = self._capacity_of(status)
         self.heard_s = heard_s
         self._status = status

@@ -10,6 +10,7 @@ from memserve_jax.telemetry.metric import Kind
 from memserve_jax.telemetry.scheduler_metrics import DEPARTURES, SCHEDULER_METRICS
 from memserve_jax.telemetry.tally import Tally
 from memserve_jax.telemetry.tracing import NO_TRACER, Tracer
+from scheduler.bounded_log import BoundedLog
 from scheduler.channels import Channels
 from scheduler.cluster import Cluster, Departure
 from scheduler.flights import Flights
@@ -74,10 +75,11 @@ def make_state(
     tally = Tally(metric for metric in SCHEDULER_METRICS.values() if metric.kind is not Kind.GAUGE)
 
     feeds = KVFeeds(trees, tally, is_wanted=section.freshness == "events")
+    departures = BoundedLog(_log, clock, burst=section.max_instances)
 
     def left(traits: Traits, departure: Departure) -> None:
         instance = traits.instance
-        _log.warning("instance %s is gone: %s", instance, departure)
+        departures.say(logging.WARNING, f"instance {instance} is gone: {departure}")
         tally.add(DEPARTURES, departure.name.lower())
         trees.forget(instance)
         feeds.forget(instance)
@@ -86,7 +88,13 @@ def make_state(
             flights.lose(instance, f"instance {instance} was lost: {departure}")
         channels.drop(traits.target)
 
-    cluster = Cluster(model=model, clock=clock, timeout_s=section.heartbeat_timeout_s, on_left=left)
+    cluster = Cluster(
+        model=model,
+        clock=clock,
+        timeout_s=section.heartbeat_timeout_s,
+        on_left=left,
+        max_members=section.max_instances,
+    )
     gate = Gate(section, Rooms(cluster, loads, trees, section, clock), clock)
     flights.on_change = gate.call
     return State(

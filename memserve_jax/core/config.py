@@ -138,6 +138,7 @@ class SchedulerSection:
     prompt_tree_blocks: int = Field(default=1_000_000, ge=1)  # per role, over all instances
     heartbeat_s: float = Field(default=0.5, gt=0)
     heartbeat_timeout_s: float = Field(default=5.0, gt=0)
+    max_instances: int = Field(default=4096, ge=1)  # registered at once
     max_in_flight: int = Field(default=4096, ge=1)
     max_replays: int = Field(default=3, ge=0)  # attempts at a request after one has failed
     replay_wait_s: float = Field(default=30.0, ge=0)  # for an instance to replay it on

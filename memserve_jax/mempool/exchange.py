@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from jax.sharding import Mesh
 
 from memserve_jax.core.clock import Clock
-from memserve_jax.core.errors import TransferFailedError
+from memserve_jax.core.errors import InvalidRequestError
 from memserve_jax.core.types import InstanceId, TransferId
 from memserve_jax.mempool.announce import Announced, Announcement, RespondAnnounce
 from memserve_jax.mempool.arrival import Arrival
@@ -109,8 +109,7 @@ class Exchange:
         transport = self._announced.get(announcement.transport)
         if transport is None:
             allowed = ", ".join(self._announced) or "none"
-            reason = f"transport: got {announcement.transport}, allowed: {allowed}"
-            respond(TransferFailedError(reason))
+            respond(InvalidRequestError("transport", announcement.transport, allowed))
         else:
             transport.announced(announcement, respond)
 

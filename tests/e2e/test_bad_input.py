@@ -10,6 +10,8 @@ from memserve_jax.client import ClientError
 from memserve_jax.core.config import load_config
 from memserve_jax.core.errors import CheckpointError, ConfigError
 from memserve_jax.launch.background import BackgroundCluster
+from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceStub
 from tests.helpers.cluster import PATIENCE_S, ServedCluster, running, tiny_config
 from tests.helpers.goldens import load_golden
 
@@ -90,6 +92,19 @@ def test_bytes_that_are_no_message_are_refused(served: ServedCluster):
         with pytest.raises(grpc.RpcError) as caught:
             list(call(b"\xff\xff\xff", timeout=PATIENCE_S))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+    assert_serves(served)
+
+
+def test_bytes_by_a_transport_that_is_not_there_are_refused(served: ServedCluster):
+    for instance in served.client.status().instances:
+        with grpc.insecure_channel(instance.target) as channel:
+            stub: Any = InstanceServiceStub(channel)
+            for transport in ("", "carrier pigeon", "tcp"):  # tcp tells nobody beforehand
+                with pytest.raises(grpc.RpcError) as caught:
+                    stub.Announce(pb.AnnounceRequest(transport=transport), timeout=PATIENCE_S)
+                assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+                words = f"transport: got {transport!r}, allowed: "
+                assert caught.value.details().startswith(words)  # type: ignore[attr-defined]
     assert_serves(served)
 
 

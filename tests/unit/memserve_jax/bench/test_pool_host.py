@@ -2,7 +2,7 @@ import pytest
 
 from memserve_jax.bench.pool_host import PoolHost
 from memserve_jax.core.clock import SystemClock
-from memserve_jax.core.errors import TransferFailedError
+from memserve_jax.core.errors import InvalidRequestError, TransferFailedError
 from memserve_jax.core.types import InstanceId, TransferId
 from memserve_jax.mempool.control import FetchCall
 from memserve_jax.mempool.device_put import DevicePutTransport, LocalFabric
@@ -77,7 +77,7 @@ def test_aborts_and_announcements_reach_the_pool(host):
     pool, transport = add(host, LocalFabric(), "d0", 0)
     assert host.abort(D0, TransferId("t"), "no reason").result(PATIENCE_S) is None
     announcement = DirectAnnouncer().made_up("t", TINY, b"")
-    with pytest.raises(TransferFailedError, match="transport: got jax_transfer, allowed: none"):
+    with pytest.raises(InvalidRequestError, match="transport: got 'jax_transfer', allowed: none"):
         host.announce(D0, announcement, timeout_s=1.0).result(PATIENCE_S)
     host.do(pool.check)
     transport.close()

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from memserve_jax.core.errors import RefusedError
 from memserve_jax.core.types import InstanceId
 from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.convert import checked_seconds
 from memserve_jax.proto.roles import parse_role
 from scheduler.member import Member
 from scheduler.state import State
@@ -58,13 +59,14 @@ class RoleChanges:
         """Has an instance finish what it has, and returns once it serves in its new role.
 
         Raises:
-          InvalidRequestError: no such role, or a caching mode that does not fit it.
+          InvalidRequestError: no such role, a caching mode that does not fit it, or no time-out.
           UnknownInstanceError: no such instance.
           RefusedError: it is the last of its role, does not fit the others, or is on its way out.
           grpc.aio.AioRpcError: what the instance says; it goes on as before if it can.
         """
         cluster = self._state.cluster
         role = parse_role(request.role)
+        timeout_s = checked_seconds("timeout_s", request.timeout_s) or DEFAULT_DRAIN_S
         member = cluster.member(request.instance)
         traits = cluster.recast(member, role, request.caching)
         instance = traits.instance
@@ -78,7 +80,7 @@ class RoleChanges:
         member.is_draining = True
         try:
             await self._on_change()
-            left_s = await stand_down(self._state, member, request.timeout_s or DEFAULT_DRAIN_S)
+            left_s = await stand_down(self._state, member, timeout_s)
             line = self._state.channels.to(member.traits.target)
             reply = await line.instance.SetRole(
                 pb.SetRoleRequest(role=role, caching=traits.caching, timeout_s=left_s),

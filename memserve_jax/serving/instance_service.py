@@ -277,7 +277,8 @@ class InstanceServicer(InstanceServiceServicer):
         async with answered_errors(context):
             role = parse_role(request.role)
             caching = parse_caching(request.caching, role)
-            await self._set_role(role, caching, request.timeout_s or DEFAULT_DRAIN_S)
+            timeout_s = checked_seconds("timeout_s", request.timeout_s)
+            await self._set_role(role, caching, timeout_s or DEFAULT_DRAIN_S)
         identity = self._instance.identity
         return pb.SetRoleReply(
             instance=identity.instance,

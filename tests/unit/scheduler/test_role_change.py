@@ -26,7 +26,7 @@ async def cluster(*names):
 
 
 def ask(running, instance, role, **fields):
-    request = pb.SetRoleRequest(instance=instance, role=role, timeout_s=20, **fields)
+    request = pb.SetRoleRequest(instance=instance, role=role, **{"timeout_s": 20, **fields})
     return running.control.SetRole(request, timeout=30)
 
 
@@ -81,6 +81,8 @@ def test_requests_on_their_way_end_first():
         ("p0", "decode", {}, Code.FAILED_PRECONDITION, "p0 is the last prefill instance"),
         ("p9", "decode", {}, Code.NOT_FOUND, "got 'p9'"),
         ("d0", "router", {}, Code.INVALID_ARGUMENT, "role: got 'router'"),
+        ("d0", "prefill", {"timeout_s": float("nan")}, Code.INVALID_ARGUMENT, "timeout_s: got nan"),
+        ("d0", "prefill", {"timeout_s": -1.0}, Code.INVALID_ARGUMENT, "timeout_s: got -1.0"),
         ("d0", "prefill", {"caching": "on"}, Code.INVALID_ARGUMENT, "caching: got 'on'"),
         ("d0", "prefill", {"caching": "pd_basic"}, Code.FAILED_PRECONDITION, "as p0 has"),
     ],

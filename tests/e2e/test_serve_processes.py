@@ -1,9 +1,12 @@
 """`memserve serve --processes`: what dies comes back, what is told to end ends, all of it."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -13,6 +16,7 @@ from memserve_jax.client import ClientError
 from tests.helpers.goldens import load_golden
 from tests.helpers.processes import (
     PATIENCE_S,
+    ROOT,
     ServedProcesses,
     memserve,
     refusal,
@@ -107,6 +111,57 @@ def test_a_scheduler_that_dies_comes_back_on_its_port(served: ServedProcesses):
     until(lambda: is_whole(served, {"p0", "d0", "d1"}))
     assert_serves(served)
     served.settle()
+
+
+def role(served: ServedProcesses, name: str, role: str) -> subprocess.Popen[str]:
+    """Starts `memserve role`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "memserve_jax.cli", "role", name, role, "--target", served.target],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_an_instance_takes_another_role_in_the_process_it_has(served: ServedProcesses):
+    until(lambda: is_whole(served, {"p0", "d0", "d1"}))
+    before, pids = served.statuses()["d1"], served.children
+    with role(served, "p0", "decode") as refused:
+        out, err = refused.communicate(timeout=PATIENCE_S)
+    assert (refused.returncode, out) == (1, "")
+    assert "p0 is the last prefill instance that serves" in err
+
+    stream = served.client.stream(token_ids=GOLDEN.prompts[2], max_tokens=300, **GREEDY)
+    tokens = [*next(stream).token_ids]
+    with role(served, "d1", "prefill") as changing:
+        for chunk in stream:
+            tokens += chunk.token_ids
+        out, err = changing.communicate(timeout=PATIENCE_S)
+    wanted = (0, "d1 is a prefill instance, caching pd_caching_3\n")
+    assert (changing.returncode, out) == wanted, err
+    assert (len(tokens), tokens[:24]) == (300, GOLDEN.tokens[2])
+
+    now = served.statuses()["d1"]
+    assert (now.role, now.state, now.target) == ("prefill", "serving", before.target)
+    assert now.epoch > before.epoch and served.children == pids
+    starts: set[str] = set()
+    for salt in itertools.count():
+        if starts == {"p0", "d1"}:
+            break
+        answer = served.client.generate(
+            token_ids=GOLDEN.prompts[2], max_tokens=24, cache_salt=f"role-{salt}", **GREEDY
+        )
+        assert list(answer.token_ids) == GOLDEN.tokens[2]
+        assert answer.timing.decode_instance == "d0"
+        starts.add(answer.timing.prefill_instance)
+    served.settle()
+
+    os.kill(pids["d1"], signal.SIGKILL)  # its next life has the role of its command line
+    until(lambda: epoch_of(served, "d1") > now.epoch)
+    until(lambda: is_whole(served, {"p0", "d0", "d1"}))
+    assert served.statuses()["d1"].role == "decode"
+    assert_serves(served)
 
 
 def test_an_instance_that_is_drained_stays_away(served: ServedProcesses):

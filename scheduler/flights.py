@@ -23,12 +23,21 @@ class Flight:
     on_lost: Callable[[str], None] | None = None  # told why, when an instance of it is lost
     on_prefilled: Callable[[], None] | None = None  # told of the first token, once
 
+    @property
+    def is_between(self) -> bool:
+        """Whether it has its first token, and waits for a decode instance to go on."""
+        route = self.route
+        is_prefilled = route is not None and self.work is None and route.prefill != route.decode
+        return is_prefilled and not self.has_arrived
+
 
 class Flights:
     """Every request in flight through this scheduler.
 
     Attributes:
       changed: Instances whose counts have changed since whoever keeps columns cleared it.
+      num_between: Flights that have their first token, and none of a decode instance yet.
+      num_arrived: Those that a decode instance has gone on with, since the start.
     """
 
     def __init__(self, *, max_in_flight: int):
@@ -38,6 +47,7 @@ class Flights:
         self._queued: dict[InstanceId, PrefillWork] = {}
         self._sequences: dict[InstanceId, int] = {}
         self.changed: set[InstanceId] = set()
+        self.num_between = self.num_arrived = 0
         self._waiting: list[tuple[InstanceId | None, asyncio.Future[None]]] = []
         self.on_change: Callable[[], None] = lambda: None  # an instance has got more or less to do
 
@@ -84,11 +94,16 @@ class Flights:
         if flight.work is not None and flight.on_prefilled is not None:
             flight.on_prefilled()
             flight.on_prefilled = None
+        was_between = flight.is_between
         self._uncount_prefill(flight)
+        self.num_between += flight.is_between - was_between
         self.on_change()
 
     def arrived(self, flight: Flight) -> None:
         """Notes the second token: the decode instance goes on alone."""
+        was_between = flight.is_between
+        self.num_between -= was_between
+        self.num_arrived += was_between
         flight.has_arrived = True
 
     def land(self, flight: Flight) -> None:
@@ -132,11 +147,14 @@ class Flights:
             if flight.work is not None:
                 queued[route.prefill] = queued.get(route.prefill, PrefillWork()) + flight.work
         assert sequences == self._sequences, f"{sequences} flights, counted {self._sequences}"
+        num_between = sum(flight.is_between for flight in self._flights.values())
+        assert num_between == self.num_between, f"{num_between} wait, not {self.num_between}"
         assert queued == self._queued, f"{queued} queued, counted {self._queued}"
 
     def _leave(self, flight: Flight) -> None:
         if flight.route is None:
             return
+        self.num_between -= flight.is_between
         self._uncount_prefill(flight)
         self._uncount(flight.route.decode)
         flight.route = None

@@ -80,6 +80,14 @@ class Gate:
         """Requests that wait."""
         return len(self._queue)
 
+    def turn_s(self) -> float:
+        """Returns the seconds until it would be the turn of one who came now; 0: nobody waits."""
+        if not self._queue:
+            return 0.0
+        if len(self._turns_s) < 2:  # there is no pace yet: at least as long as others so far
+            return self._clock.now_s() - min(place.since_s for place in self._queue)
+        return len(self._queue) * self._interval_s(0.0)
+
     def enter(
         self,
         request: Request,

@@ -14,6 +14,7 @@ from scheduler.load_table import CostTable, LoadTable
 from scheduler.prompt_trees import PromptTrees, reusable_tokens
 from scheduler.roster import Column, Roster
 from scheduler.tree_rows import TreeRows
+from scheduler.view import Seconds
 
 SHARE_OF_PROMISE = 0.5  # of `scheduler.slo.ttft_s` that may pass in an instance's queue
 NEWEST = 0.1  # weight of the latest prefill in how far the cost model is off
@@ -92,6 +93,20 @@ class Rooms:
             rows = rows[roster.is_colocated[rows] > 0]
         return int(is_open[rows].sum()) > num_called
 
+    def least_queued_s(self) -> float:
+        """Returns what the least busy prefill or colocated instance has to do first; 0: none."""
+        roster = self._cluster.roster
+        rows = roster.prefillers
+        if not len(rows):
+            return 0.0
+        return float(self._queued_s(roster)[rows].min())
+
+    def decoders_are_full(self) -> bool:
+        """Whether there are decode instances, and all of them have their fill."""
+        roster = self._cluster.roster
+        rows = roster.rows_of.get(Role.DECODE)
+        return rows is not None and bool(self._is_full(roster)[rows].all())
+
     def full(self) -> frozenset[InstanceId]:
         """Returns the instances that have their fill."""
         roster = self._cluster.roster
@@ -120,12 +135,15 @@ class Rooms:
         return float(busy_s[best] + prefill_s[best]), float(busy_s[best])
 
     def _is_full(self, roster: Roster) -> npt.NDArray[np.bool_]:
+        is_full = self._loads.columns(roster).sequences >= self._most_sequences
+        return is_full | (self._queued_s(roster) >= self._most_s)
+
+    def _queued_s(self, roster: Roster) -> Seconds:
         columns = self._loads.columns(roster)
-        is_full = columns.sequences >= self._most_sequences
+        queued_s = np.zeros(len(roster))
         for cost, rows in self._costs.costs(roster, columns.prefill_tokens_per_s):
-            queued_s = self._stretch * cost.seconds_each(columns.queued.at(rows))
-            is_full[rows] |= queued_s >= self._most_s
-        return is_full
+            queued_s[rows] = self._stretch * cost.seconds_each(columns.queued.at(rows))
+        return queued_s
 
     def _cached_tokens(self, roster: Roster, request: Request) -> Column:
         size = self._cluster.block_size_tokens

@@ -36,6 +36,7 @@ class State:
     feeds: KVFeeds  # what they tell of it
     flights: Flights  # what is in flight
     loads: LoadTable  # who is busy
+    rooms: Rooms  # who has room for more
     gate: Gate  # who waits
     channels: Channels  # to the instances
     tally: Tally  # what happened, for the metrics
@@ -65,11 +66,7 @@ def make_state(
     still need it are told.
     """
     flights = Flights(max_in_flight=section.max_in_flight)
-    trees = PromptTrees(
-        ttl_s=section.prompt_tree_ttl_s,
-        followed_ttl_s=min(section.prompt_tree_ttl_s, HOPE_HEARTBEATS * section.heartbeat_s),
-        max_blocks=section.prompt_tree_blocks,
-    )
+    trees = _make_trees(section)
     loads = LoadTable(flights)
     channels = Channels(credentials)
     tally = Tally(metric for metric in SCHEDULER_METRICS.values() if metric.kind is not Kind.GAUGE)
@@ -95,7 +92,8 @@ def make_state(
         on_left=left,
         max_members=section.max_instances,
     )
-    gate = Gate(section, Rooms(cluster, loads, trees, section, clock), clock)
+    rooms = Rooms(cluster, loads, trees, section, clock)
+    gate = Gate(section, rooms, clock)
     flights.on_change = gate.call
     return State(
         clock=clock,
@@ -104,9 +102,18 @@ def make_state(
         feeds=feeds,
         flights=flights,
         loads=loads,
+        rooms=rooms,
         gate=gate,
         channels=channels,
         tally=tally,
         credentials=credentials,
         tracer=tracer,
+    )
+
+
+def _make_trees(section: SchedulerSection) -> PromptTrees:
+    return PromptTrees(
+        ttl_s=section.prompt_tree_ttl_s,
+        followed_ttl_s=min(section.prompt_tree_ttl_s, HOPE_HEARTBEATS * section.heartbeat_s),
+        max_blocks=section.prompt_tree_blocks,
     )

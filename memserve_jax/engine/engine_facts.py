@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from memserve_jax.core.config import EngineSection
 from memserve_jax.core.types import RequestId, TransferMode
 from memserve_jax.engine.batcher import Batcher
 from memserve_jax.engine.counters import Counters, Load
@@ -22,6 +23,7 @@ class EngineFacts:
     """The part of `Engine` that only looks. Its owner makes every call."""
 
     _batcher: Batcher
+    _config: EngineSection
     _counters: Counters
     _forecast: Forecast
     _hand_offs: HandOffs
@@ -43,6 +45,11 @@ class EngineFacts:
     def max_context_tokens(self) -> int:
         """Tokens a prompt and its answer may have together on this instance."""
         return self._limits.context_tokens
+
+    @property
+    def max_running(self) -> int:
+        """Sequences that run at once."""
+        return self._config.max_running
 
     @property
     def counters(self) -> Counters:

@@ -448,7 +448,7 @@ class TierStatus(_message.Message):
     def __init__(self, tier: _Optional[str] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., leased_blocks: _Optional[int] = ..., indexed_blocks: _Optional[int] = ..., pinned_blocks: _Optional[int] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
-    __slots__ = ("instance", "epoch", "role", "state", "target", "model", "tensor_parallelism", "block_size_tokens", "caching", "tiers", "running", "waiting", "queued_prefill_tokens", "prefill_tokens_per_s", "max_context_tokens", "counters", "transports", "transfer_mode", "kernel_fallbacks", "metrics_target")
+    __slots__ = ("instance", "epoch", "role", "state", "target", "model", "tensor_parallelism", "block_size_tokens", "caching", "tiers", "running", "waiting", "queued_prefill_tokens", "prefill_tokens_per_s", "max_context_tokens", "counters", "transports", "transfer_mode", "kernel_fallbacks", "max_running", "metrics_target")
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -468,6 +468,7 @@ class InstanceStatus(_message.Message):
     TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_MODE_FIELD_NUMBER: _ClassVar[int]
     KERNEL_FALLBACKS_FIELD_NUMBER: _ClassVar[int]
+    MAX_RUNNING_FIELD_NUMBER: _ClassVar[int]
     METRICS_TARGET_FIELD_NUMBER: _ClassVar[int]
     instance: str
     epoch: int
@@ -488,8 +489,9 @@ class InstanceStatus(_message.Message):
     transports: _containers.RepeatedCompositeFieldContainer[TransportStatus]
     transfer_mode: str
     kernel_fallbacks: _containers.RepeatedCompositeFieldContainer[KernelFallback]
+    max_running: int
     metrics_target: str
-    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., model: _Optional[str] = ..., tensor_parallelism: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., caching: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., max_context_tokens: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., transports: _Optional[_Iterable[_Union[TransportStatus, _Mapping]]] = ..., transfer_mode: _Optional[str] = ..., kernel_fallbacks: _Optional[_Iterable[_Union[KernelFallback, _Mapping]]] = ..., metrics_target: _Optional[str] = ...) -> None: ...
+    def __init__(self, instance: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., target: _Optional[str] = ..., model: _Optional[str] = ..., tensor_parallelism: _Optional[int] = ..., block_size_tokens: _Optional[int] = ..., caching: _Optional[str] = ..., tiers: _Optional[_Iterable[_Union[TierStatus, _Mapping]]] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., max_context_tokens: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., transports: _Optional[_Iterable[_Union[TransportStatus, _Mapping]]] = ..., transfer_mode: _Optional[str] = ..., kernel_fallbacks: _Optional[_Iterable[_Union[KernelFallback, _Mapping]]] = ..., max_running: _Optional[int] = ..., metrics_target: _Optional[str] = ...) -> None: ...
 
 class KernelFallback(_message.Message):
     __slots__ = ("op", "reason", "traces")
@@ -752,15 +754,39 @@ class DeregisterReply(_message.Message):
     def __init__(self) -> None: ...
 
 class ClusterStatusReply(_message.Message):
-    __slots__ = ("instances", "policy", "caching", "routed", "metrics_target")
+    __slots__ = ("instances", "policy", "caching", "routed", "planner", "metrics_target")
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     CACHING_FIELD_NUMBER: _ClassVar[int]
     ROUTED_FIELD_NUMBER: _ClassVar[int]
+    PLANNER_FIELD_NUMBER: _ClassVar[int]
     METRICS_TARGET_FIELD_NUMBER: _ClassVar[int]
     instances: _containers.RepeatedCompositeFieldContainer[InstanceStatus]
     policy: str
     caching: str
     routed: int
+    planner: PlannerStatus
     metrics_target: str
-    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., policy: _Optional[str] = ..., caching: _Optional[str] = ..., routed: _Optional[int] = ..., metrics_target: _Optional[str] = ...) -> None: ...
+    def __init__(self, instances: _Optional[_Iterable[_Union[InstanceStatus, _Mapping]]] = ..., policy: _Optional[str] = ..., caching: _Optional[str] = ..., routed: _Optional[int] = ..., planner: _Optional[_Union[PlannerStatus, _Mapping]] = ..., metrics_target: _Optional[str] = ...) -> None: ...
+
+class PlannerStatus(_message.Message):
+    __slots__ = ("verdict", "why", "prefill_wait_s", "decode_wait_s", "prefill_usage", "decode_usage", "moves", "moves_failed", "last_move")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    DECODE_WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_USAGE_FIELD_NUMBER: _ClassVar[int]
+    DECODE_USAGE_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FAILED_FIELD_NUMBER: _ClassVar[int]
+    LAST_MOVE_FIELD_NUMBER: _ClassVar[int]
+    verdict: str
+    why: str
+    prefill_wait_s: float
+    decode_wait_s: float
+    prefill_usage: float
+    decode_usage: float
+    moves: int
+    moves_failed: int
+    last_move: str
+    def __init__(self, verdict: _Optional[str] = ..., why: _Optional[str] = ..., prefill_wait_s: _Optional[float] = ..., decode_wait_s: _Optional[float] = ..., prefill_usage: _Optional[float] = ..., decode_usage: _Optional[float] = ..., moves: _Optional[int] = ..., moves_failed: _Optional[int] = ..., last_move: _Optional[str] = ...) -> None: ...

@@ -45,6 +45,7 @@ def status_message(
         queued_prefill_tokens=load.queued_prefill_tokens,
         prefill_tokens_per_s=load.prefill_tokens_per_s,
         max_context_tokens=parts.engine.max_context_tokens,
+        max_running=parts.engine.max_running,
         transfer_mode=parts.engine.transfer_mode,
         transports=[
             pb.TransportStatus(

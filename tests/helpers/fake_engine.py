@@ -108,6 +108,10 @@ class FakeEngine(Engine):
         return 64
 
     @property
+    def max_running(self) -> int:
+        return 4
+
+    @property
     def counters(self) -> Counters:
         return Counters(requests=len(self.calls))
 

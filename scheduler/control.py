@@ -11,7 +11,7 @@ import grpc.aio
 
 from memserve_jax.core.config import SchedulerSection
 from memserve_jax.core.errors import MemServeError, RefusedError, UnknownInstanceError
-from memserve_jax.core.types import Request
+from memserve_jax.core.types import InstanceId, Request, Role
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.convert import checked_seconds
 from memserve_jax.proto.memserve_pb2_grpc import ControlServiceServicer
@@ -20,6 +20,7 @@ from scheduler.bounded_log import BoundedLog
 from scheduler.cluster import as_status
 from scheduler.explanation import explain
 from scheduler.member import Member
+from scheduler.planning import Planner, Planning
 from scheduler.role_change import DEFAULT_DRAIN_S, RoleChanges, stand_down
 from scheduler.router import Router
 from scheduler.state import State
@@ -32,7 +33,11 @@ _log = logging.getLogger(__name__)
 
 
 class Control(ControlServiceServicer):
-    """`ControlService` of the scheduler."""
+    """`ControlService` of the scheduler.
+
+    Attributes:
+      planner: Has roles changed; None: it is off.
+    """
 
     def __init__(
         self,
@@ -59,7 +64,10 @@ class Control(ControlServiceServicer):
         self._section = section
         self._on_change = on_change
         self._prepare = prepare
-        self.roles = RoleChanges(state, on_change)
+        self._roles = RoleChanges(state, on_change)
+        self.planner: Planner | None = None
+        if section.planner.enabled:
+            self.planner = _make_planner(state, section, self._roles)
         self._complaints = BoundedLog(_log, state.clock, burst=MAX_COMPLAINTS)
         self._arrivals = BoundedLog(_log, state.clock, burst=section.max_instances)
         self._metrics_target = metrics_target
@@ -151,6 +159,7 @@ class Control(ControlServiceServicer):
             policy=self._section.policy,
             caching=", ".join(caching),
             routed=self._router.num_routed,
+            planner=None if self.planner is None else self.planner.status(),
             metrics_target=self._metrics_target,
         )
 
@@ -185,7 +194,7 @@ class Control(ControlServiceServicer):
     async def SetRole(self, request: pb.SetRoleRequest, context: Any) -> pb.SetRoleReply:
         """Lets an instance's requests end, then has it serve on in another role."""
         try:
-            return await self.roles.change(request)
+            return await self._roles.change(request)
         except MemServeError as error:
             return await context.abort(*status_of(error))
         except grpc.aio.AioRpcError as error:
@@ -242,3 +251,12 @@ class Control(ControlServiceServicer):
             pb.DrainRequest(timeout_s=left_s, force=force), timeout=left_s + DEFAULT_TIMEOUT_S
         )
         return pb.DrainReply(instance=reply.instance or instance)
+
+
+def _make_planner(state: State, section: SchedulerSection, roles: RoleChanges) -> Planner:
+    drain_s = section.planner.drain_s
+
+    def move(instance: InstanceId, role: Role) -> Awaitable[object]:
+        return roles.change(pb.SetRoleRequest(instance=instance, role=role, timeout_s=drain_s))
+
+    return Planner(Planning(state, section), move=move, is_changing=lambda: roles.is_under_way)

@@ -56,7 +56,12 @@ class _Running:
 
 
 class SchedulerServer:
-    """A scheduler, in any process. All of it lives in the asyncio loop that starts it."""
+    """A scheduler, in any process. All of it lives in the asyncio loop that starts it.
+
+    Attributes:
+      state: What it knows.
+      planner: Moves instances between roles; None: it is off.
+    """
 
     def __init__(
         self,
@@ -107,6 +112,7 @@ class SchedulerServer:
         telemetry.show(SCHEDULER_METRICS.values(), lambda: readings(self.state))
         if telemetry.metrics is not None:
             telemetry.metrics.discover(lambda: [telemetry.target, *metrics_targets(self.state)])
+        self.planner = self._control.planner
         self._running: _Running | None = None
 
     async def start(self) -> int:
@@ -150,6 +156,8 @@ class SchedulerServer:
         await running.server.stop(grace_s)
         running.watch.cancel()
         await asyncio.wait((running.watch,))
+        if self.planner is not None:
+            await self.planner.close()
         await self.state.channels.close()
         self._running = None
 
@@ -163,6 +171,8 @@ class SchedulerServer:
                 self.state.cluster.forgive(late_s)
             self.state.cluster.expire()
             self.state.gate.expire()
+            if self.planner is not None:
+                self.planner.tick()
             await self._refresh_health()
 
     async def _refresh_health(self) -> None:

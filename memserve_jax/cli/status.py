@@ -122,12 +122,28 @@ def to_table(reply: pb.ClusterStatusReply) -> Group:
     head = f"{len(reply.instances)} instances, caching {reply.caching or '-'}"
     if reply.policy:
         head += f", policy {reply.policy}, {reply.routed} requests routed"
+    if reply.HasField("planner"):
+        head += f"\n{_planner(reply.planner)}"
     fallen = [
         f"{status.instance}: {each.op} runs as XLA: {each.reason}"
         for status in reply.instances
         for each in status.kernel_fallbacks
     ]
     return Group(head, table, *fallen)
+
+
+def _planner(status: pb.PlannerStatus) -> str:
+    sides = ", ".join(
+        f"{name} waits {wait_s:.2f} s, {usage:.0%} used"
+        for name, wait_s, usage in (
+            ("prefill", status.prefill_wait_s, status.prefill_usage),
+            ("decode", status.decode_wait_s, status.decode_usage),
+        )
+    )
+    failed = f" ({status.moves_failed} failed)" if status.moves_failed else ""
+    last = f", last {status.last_move}" if status.last_move else ""
+    why = f"{status.verdict}: {status.why}" if status.verdict else "has not looked yet"
+    return f"planner: {why}\n  {sides}; {status.moves} moves{failed}{last}"
 
 
 def _row(status: pb.InstanceStatus) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from memserve_jax.core.errors import ConfigError
 from memserve_jax.core.overload_section import FairnessSection, QueueSection, SloSection
+from memserve_jax.core.planner_section import PlannerSection
 from memserve_jax.core.security_section import SecuritySection
 from memserve_jax.core.telemetry_sections import LogSection, MetricsSection, TracingSection
 from memserve_jax.core.types import CachingMode, Role
@@ -147,6 +148,7 @@ class SchedulerSection:
     queue: QueueSection = QueueSection()
     fairness: FairnessSection = FairnessSection()
     slo: SloSection = SloSection()
+    planner: PlannerSection = PlannerSection()
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -115,6 +115,21 @@ KV_UPDATES = Metric(
     meaning="What instances tell of their caches: events, snapshot, missed or refused.",
     when_bad="missed: heartbeats get lost or stall; refused: that instance's log and its version.",
 )
+PLANNER_DECISIONS = Metric(
+    name="memserve_scheduler_planner_decisions_total",
+    kind=Kind.COUNTER,
+    labels=("reason",),
+    meaning="What the planner decided, every heartbeat: enough, busy, last, unsettled, hold, pause "
+    "or move.",
+    when_bad="busy or last, for long: more instances; unsettled, for long: one is down or drains.",
+)
+PLANNER_MOVES = Metric(
+    name="memserve_scheduler_planner_moves_total",
+    kind=Kind.COUNTER,
+    labels=("to_role", "outcome"),
+    meaning="Instances that the planner moved to a role: done or failed.",
+    when_bad="Many to both roles: longer planner.hold_s and pause_s; failed: the scheduler's log.",
+)
 IN_FLIGHT = Metric(
     name="memserve_scheduler_requests_in_flight",
     kind=Kind.GAUGE,

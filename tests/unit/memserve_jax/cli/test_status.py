@@ -67,6 +67,34 @@ def test_a_kernel_that_does_not_fit_is_named():
     assert "p0: kv_append runs as XLA: pages of 2 tokens" in console.file.getvalue()
 
 
+def test_what_the_planner_sees_and_did_is_shown():
+    planner = pb.PlannerStatus(
+        verdict="hold",
+        why="decode is short",
+        prefill_wait_s=0.25,
+        decode_wait_s=3.0,
+        prefill_usage=0.1,
+        decode_usage=1.0,
+        moves=2,
+        moves_failed=1,
+        last_move="d1 to prefill: done",
+    )
+    console = Console(width=200, file=io.StringIO())
+    console.print(status.to_table(pb.ClusterStatusReply(planner=planner)))
+    lines = console.file.getvalue().splitlines()
+    at = lines.index("planner: hold: decode is short")
+    assert lines[at + 1] == (
+        "  prefill waits 0.25 s, 10% used, decode waits 3.00 s, 100% used; "
+        "2 moves (1 failed), last d1 to prefill: done"
+    )
+    console = Console(width=200, file=io.StringIO())
+    console.print(status.to_table(pb.ClusterStatusReply(planner=pb.PlannerStatus())))
+    assert "planner: has not looked yet" in console.file.getvalue()
+    console = Console(width=200, file=io.StringIO())
+    console.print(status.to_table(pb.ClusterStatusReply()))
+    assert "planner" not in console.file.getvalue()
+
+
 def test_an_empty_cluster():
     reply = pb.ClusterStatusReply(instances=[pb.InstanceStatus(instance="c0")])
     assert status.to_plain(reply)["instances"][0]["tiers"] == []

@@ -11,6 +11,7 @@ from typing import Protocol
 from memserve_jax.bench.simulate_hot import simulate_hot
 from memserve_jax.bench.simulate_options import SimulateOptions
 from memserve_jax.bench.simulate_overload import simulate_overload
+from memserve_jax.bench.simulate_planner import simulate_planner
 from memserve_jax.bench.simulate_report import PartReport
 from memserve_jax.bench.simulate_split import simulate_split
 from memserve_jax.bench.simulate_trace import simulate_trace
@@ -31,6 +32,7 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "split": simulate_split,
         "hot": simulate_hot,
         "overload": simulate_overload,
+        "planner": simulate_planner,
         "trace": simulate_trace,
     }
 )

@@ -74,7 +74,9 @@ class SimulatedCluster:
         self.records: list[SimulatedRecord] = []
         self._shape = shape
         section = SchedulerSection(
-            prompt_tree_ttl_s=shape.prompt_tree_ttl_s, heartbeat_s=shape.heartbeat_s
+            prompt_tree_ttl_s=shape.prompt_tree_ttl_s,
+            heartbeat_s=shape.heartbeat_s,
+            max_in_flight=1_000_000,  # nobody is held back here
         )
         self.state = make_state(section, self.timeline.clock, model=MODEL)
         self.router = Router(self.state, policy=POLICIES[shape.policy], cost=shape.instance.cost)
@@ -82,11 +84,7 @@ class SimulatedCluster:
         is_split = Role.COLOCATED not in shape.roles
         self._caching = CachingMode.PD_CACHING_3 if is_split else CachingMode.ON
         for number, role in enumerate(shape.roles):
-            instance = InstanceId(f"i{number:03d}")
-            self.instances[instance] = SimulatedInstance(
-                instance, role, shape.instance, self.timeline
-            )
-            self.state.cluster.register(self._status(self.instances[instance]))
+            self._begin(InstanceId(f"i{number:03d}"), role, epoch=1)
         self._num_offered = self._num_done = 0
         self.timeline.after(shape.heartbeat_s, self._heartbeats)
 
@@ -99,11 +97,22 @@ class SimulatedCluster:
         """Lets time pass until every request that was offered is answered."""
         self.timeline.run(lambda: self._num_done == self._num_offered)
 
+    def recast(self, instance: InstanceId, role: Role) -> None:
+        """Begins another life of an instance that has nothing left to do, its pool empty."""
+        old = self.instances[instance]
+        assert not self.state.flights.sequences_at(instance), f"{instance} has requests"
+        self._begin(instance, role, epoch=old.epoch + 1)
+
     def check(self) -> None:
         """Asserts the invariants of scheduler and instances."""
         self.state.check()
         for instance in self.instances.values():
             instance.pool.check()
+
+    def _begin(self, instance: InstanceId, role: Role, *, epoch: int) -> None:
+        fresh = SimulatedInstance(instance, role, self._shape.instance, self.timeline, epoch=epoch)
+        self.instances[instance] = fresh
+        self.state.cluster.register(self._status(fresh))
 
     def _arrive(self, request: Request, output_tokens: int) -> None:
         flight = self.state.flights.admit(request.request_id)
@@ -129,7 +138,7 @@ class SimulatedCluster:
     def _status(self, instance: SimulatedInstance) -> pb.InstanceStatus:
         return pb.InstanceStatus(
             instance=instance.instance,
-            epoch=1,
+            epoch=instance.epoch,
             role=instance.role,
             state="serving",
             target="127.0.0.1:1",
@@ -138,6 +147,8 @@ class SimulatedCluster:
             block_size_tokens=self._shape.instance.block_size_tokens,
             caching=self._caching,
             tiers=[pb.TierStatus(tier=Tier.HBM, num_blocks=instance.pool.num_blocks)],
+            max_running=self._shape.instance.max_running,
+            counters=pb.Counters(prefill_actual_s=instance.busy_s),
             running=instance.num_running,
             waiting=instance.num_waiting,
             queued_prefill_tokens=instance.queued.new_tokens,
@@ -164,6 +175,7 @@ class _Journey:
         self._record = record
         self._keys = block_keys(plan.request.prompt_token_ids, plan.decode.block_size_tokens)
         self._is_split = plan.prefill.instance != plan.decode.instance
+        self._prefill = cluster.instances[plan.prefill.instance]  # in this life of it
 
     def start(self) -> None:
         """Sends the request to the instance that prefills."""
@@ -209,10 +221,9 @@ class _Journey:
         self._cluster.landed()
         history = self._history(output)
         if self._is_split and sequence.has_prompt_kv:
-            back = self._cluster.instances[self._plan.prefill.instance]
             moving_s = self._cluster.transfer_s(record.output_tokens)
             self._cluster.timeline.after(
-                moving_s, lambda: back.receive(self._plan.request.cache_salt, history)
+                moving_s, lambda: self._prefill.receive(self._plan.request.cache_salt, history)
             )
         return history
 

@@ -48,8 +48,17 @@ class SimulatedSequence:
 class SimulatedInstance:
     """Computes what it is given, first come first served, on a timeline."""
 
-    def __init__(self, instance: InstanceId, role: Role, shape: InstanceShape, timeline: Timeline):
+    def __init__(
+        self,
+        instance: InstanceId,
+        role: Role,
+        shape: InstanceShape,
+        timeline: Timeline,
+        *,
+        epoch: int = 1,
+    ):
         self.instance = instance
+        self.epoch = epoch
         self.role = role
         self.pool = SimulatedPool(shape.hbm_tokens // shape.block_size_tokens)
         self.busy_s = 0.0

@@ -12,7 +12,7 @@ from memserve_jax.cli.bench_options import check_folders, progress_bar, write_js
 from memserve_jax.core.errors import ConfigError, MemServeError
 from scheduler.policies import POLICIES
 
-_USUAL = ("split", "hot", "overload")
+_USUAL = ("split", "hot", "overload", "planner")
 _WIDTH = 140  # characters that the tables need
 
 
@@ -21,6 +21,7 @@ _WIDTH = 140  # characters that the tables need
     "--parts", default=",".join(_USUAL), show_default=True,
     help="split: 64 prefix groups from a cold start; hot: one prefix takes 80 % of the load; "
     "overload: up to three times what the instances can take; "
+    "planner: long prompts, then long answers, with roles that move; "
     "trace: a recorded trace (--trace).",
 )  # fmt: skip
 @click.option(

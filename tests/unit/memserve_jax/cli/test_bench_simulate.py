@@ -37,7 +37,7 @@ def seen(monkeypatch):
 def test_unknown_parts_are_named(parts):
     result = bench("--parts", parts)
     assert isinstance(result.exception, ConfigError)
-    allowed = "some of split,hot,overload,trace"
+    allowed = "some of split,hot,overload,planner,trace"
     assert f"--parts: got {parts!r}, allowed: {allowed}" in str(result.exception)
 
 
@@ -52,7 +52,7 @@ def test_options_reach_the_simulation_and_the_report_is_written(seen):
 def test_a_broken_bound_is_an_error(seen):
     result = bench("--seed", "5")
     assert isinstance(result.exception, MemServeError)
-    assert "3 bounds are broken; first: queue: 6, at most 2: BROKEN" in str(result.exception)
+    assert "4 bounds are broken; first: queue: 6, at most 2: BROKEN" in str(result.exception)
     assert "T" in result.stdout
 
 

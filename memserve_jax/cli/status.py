@@ -64,11 +64,15 @@ def command(target: str, watch: bool, as_json: bool, interval: float) -> None:
                 console.print(to_table(reply))
             return
         pause = threading.Event()  # never set: Ctrl-C ends the wait
-        if as_json:
-            while not pause.wait(0):
-                click.echo(json.dumps(to_plain(client.status())))
-                pause.wait(interval)
         look = Look(client.status(), time.monotonic())
+        found: Look | ClientError = look
+        while as_json:
+            if isinstance(found, Look):
+                click.echo(json.dumps(to_plain(found.reply)))
+            else:
+                click.echo(f"{target} does not answer: {found}; asking again", err=True)
+            pause.wait(interval)
+            found = _seen(client)
         shown: RenderableType = Group(to_table(look.reply), rates(None, look))
         if not console.is_terminal:
             console.print(shown)
@@ -82,14 +86,21 @@ def command(target: str, watch: bool, as_json: bool, interval: float) -> None:
 
 
 def _look_again(client: Client, before: Look) -> tuple[Look, RenderableType]:
-    """Returns what is seen now, and how to show it; a scheduler may be away for a while."""
+    """Returns what is seen now, and how to show it."""
+    found = _seen(client)
+    if isinstance(found, Look):
+        return found, Group(to_table(found.reply), rates(before, found))
+    return before, silent(client.target, str(found), to_table(before.reply))
+
+
+def _seen(client: Client) -> Look | ClientError:
+    """Returns what is seen now, or why the scheduler is silent: it may be away for a while."""
     try:
-        look = Look(client.status(), time.monotonic())
+        return Look(client.status(), time.monotonic())
     except ClientError as error:
         if error.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
             raise
-        return before, silent(client.target, str(error), to_table(before.reply))
-    return look, Group(to_table(look.reply), rates(before, look))
+        return error
 
 
 def to_plain(message: Message) -> dict[str, Any]:

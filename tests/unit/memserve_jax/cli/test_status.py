@@ -109,19 +109,44 @@ def test_sizes(num_bytes, text):
     assert status._size(num_bytes) == text
 
 
-def test_watching_goes_on_while_the_scheduler_is_away(memserve, server, monkeypatch):
-    looks = [CLUSTER, ClientError("UNAVAILABLE", "cannot reach it"), CLUSTER]
+@pytest.fixture
+def looks(monkeypatch):
+    """What three looks see, the second one nothing; Ctrl-C comes after them."""
+    found = [CLUSTER, ClientError("UNAVAILABLE", "cannot reach it"), CLUSTER]
 
     def look(self, **_):
-        if not looks:
+        if not found:
             raise KeyboardInterrupt
-        found = looks.pop(0)
-        if isinstance(found, ClientError):
-            raise found
-        return found
+        seen = found.pop(0)
+        if isinstance(seen, ClientError):
+            raise seen
+        return seen
 
     monkeypatch.setattr("memserve_jax.client.Client.status", look)
+    return found
+
+
+@pytest.mark.usefixtures("looks")
+def test_watching_goes_on_while_the_scheduler_is_away(memserve, server):
     ended = memserve("status", "--target", server.target, "--watch", "--interval", "0.1")
     assert ended.status == 130
     assert ended.out.count("since the last look") == 2
     assert ended.out.count("does not answer: ") == 1 and "cannot reach it" in ended.out
+
+
+@pytest.mark.usefixtures("looks")
+def test_watching_as_json_goes_on_too_with_an_object_a_line(memserve, server):
+    arguments = ("status", "--target", server.target, "--watch", "--json", "--interval", "0.1")
+    ended = memserve(*arguments)
+    assert ended.status == 130
+    shown = [json.loads(line) for line in ended.out.splitlines()]
+    assert shown == [status.to_plain(CLUSTER)] * 2
+    (line,) = [line for line in ended.err.splitlines() if "does not answer" in line]
+    assert line == f"{server.target} does not answer: UNAVAILABLE: cannot reach it; asking again"
+
+
+def test_a_first_look_that_fails_and_a_refusal_end_it(memserve, server, looks):
+    for code, kept in (("UNAVAILABLE", 0), ("PERMISSION_DENIED", 1)):
+        looks[:] = [*[CLUSTER] * kept, ClientError(code, "no"), CLUSTER]
+        ended = memserve("status", "--target", server.target, "--watch", "--json")
+        assert ended.status == 1 and len(ended.out.splitlines()) == kept

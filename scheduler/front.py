@@ -15,6 +15,7 @@ from memserve_jax.core.model_card import ModelCard
 from memserve_jax.core.tokenizer import Tokenizer
 from memserve_jax.core.types import Request
 from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.access import client_label
 from memserve_jax.proto.convert import to_request
 from memserve_jax.proto.memserve_pb2_grpc import GenerateServiceServicer
 from memserve_jax.proto.route_seal import sealed_route
@@ -137,7 +138,8 @@ class FrontDoor(GenerateServiceServicer):
           MemServeError, grpc.aio.AioRpcError: as `Failover.serve`.
         """
         gate = self._state.gate
-        ticket = await await_turn(gate, request, flight, time_left_s=context.time_remaining())
+        time_left_s, label = context.time_remaining(), client_label()
+        ticket = await await_turn(gate, request, flight, time_left_s=time_left_s, label=label)
         answer = Answer(request, meter=self._counts.meter(request.arrival_s))
         trip = Trip(request=request, flight=flight, answer=answer, context=context)
         try:

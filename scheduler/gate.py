@@ -95,8 +95,16 @@ class Gate:
         on_turn: Callable[[OverloadedError | None], None],
         *,
         time_left_s: float | None,
+        label: str = "",
     ) -> Ticket:
         """Takes a request in; whoever does lets it leave. `on_turn` may be called meanwhile.
+
+        Args:
+          request: What is asked.
+          flight: Its own.
+          on_turn: Told that it may go, or why it never will.
+          time_left_s: Of its client; None: for ever.
+          label: Of the key that its client has shown; empty: none.
 
         Raises:
           OverloadedError: it would wait too long, or too many wait; it has not entered.
@@ -104,7 +112,7 @@ class Gate:
         if not self._queue:
             self._turns_s.clear()  # till now the pace was that of arrivals
         now_s = self._clock.now_s()
-        tenant = tenant_of(request, self._by)
+        tenant = tenant_of(request, self._by, label=label)
         deadline_s = None if time_left_s is None else now_s + time_left_s
         ticket = Ticket(
             request=request, flight=flight, tenant=tenant, deadline_s=deadline_s, on_turn=on_turn
@@ -281,9 +289,17 @@ class Gate:
         return (self._clock.now_s() - self._turns_s[0]) / num_turns
 
 
-def tenant_of(request: Request, by: str) -> str:
-    """Returns on whose account a request goes: "" is everybody's who names no tenant."""
+def tenant_of(request: Request, by: str, *, label: str) -> str:
+    """Returns on whose account a request goes: "" is everybody's who names no tenant.
+
+    Args:
+      request: What is asked.
+      by: What the config says.
+      label: Of the key that its client has shown; empty: none.
+    """
     match by:
+        case "key":
+            return label or request.cache_salt
         case "cache_salt":
             return request.cache_salt
         case "session_id":
@@ -293,7 +309,7 @@ def tenant_of(request: Request, by: str) -> str:
 
 
 async def await_turn(
-    gate: Gate, request: Request, flight: Flight, *, time_left_s: float | None
+    gate: Gate, request: Request, flight: Flight, *, time_left_s: float | None, label: str = ""
 ) -> Ticket:
     """Returns once it is the request's turn, at once where nobody waits. The caller has it leave.
 
@@ -306,7 +322,7 @@ async def await_turn(
         if not turn.done():
             turn.set_result(error)
 
-    ticket = gate.enter(request, flight, on_turn, time_left_s=time_left_s)
+    ticket = gate.enter(request, flight, on_turn, time_left_s=time_left_s, label=label)
     try:
         error = await turn
         if error is not None:

@@ -28,7 +28,8 @@ class QueueSection:
 class FairnessSection:
     """Between whom the instances are shared, of those of one priority that wait."""
 
-    by: typing.Literal["cache_salt", "session_id", "none"] = "cache_salt"
+    # key: the label of the client's key (`security.api_keys`), or without one the cache_salt
+    by: typing.Literal["key", "cache_salt", "session_id", "none"] = "key"
     weights: Mapping[str, float] = Field(default_factory=dict)  # tenant -> share; others: 1
 
     @pydantic.model_validator(mode="after")

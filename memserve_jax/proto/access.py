@@ -4,6 +4,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -16,7 +17,17 @@ _NEEDED = {  # service -> the least standing of its callers; of every other: MEM
     "grpc.reflection.v1alpha.ServerReflection": Standing.CLIENT,
     "memserve.v1.GenerateService": Standing.CLIENT,
 }
+_LABEL: ContextVar[str] = ContextVar("client_label", default="")
+
 _log = logging.getLogger(__name__)
+
+
+def client_label() -> str:
+    """Returns the label of the API key that the client whom this task serves has shown.
+
+    Empty: it is a member, which may ask for many, or nobody need show one.
+    """
+    return _LABEL.get()
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
@@ -49,6 +60,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         names = {name.decode("utf-8", "replace") for name in _names(context)}
         caller = self._access.caller(bearer, names)
         if caller.standing >= needed:
+            _LABEL.set(caller.label if caller.standing is Standing.CLIENT else "")
             return
         self._num_refused += 1
         if self._num_refused & (self._num_refused - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...

@@ -213,7 +213,9 @@ def test_a_tenant_is_what_the_config_says():
         sampling=SamplingParams(),
         cache_salt="c",
     )
-    assert [tenant_of(request, by) for by in ("cache_salt", "session_id", "none")] == ["c", "s", ""]
+    ways = ("key", "cache_salt", "session_id", "none")
+    assert [tenant_of(request, by, label="") for by in ways] == ["c", "c", "s", ""]
+    assert [tenant_of(request, by, label="alice") for by in ways] == ["alice", "c", "s", ""]
 
 
 def test_waiting_in_the_loop_ends_by_a_turn_a_refusal_or_a_cancellation():

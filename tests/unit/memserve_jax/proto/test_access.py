@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from memserve_jax.core.credentials import Credentials, client_credentials, credentials_of
 from memserve_jax.core.security_section import SecuritySection
 from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.proto.access import client_label
 from memserve_jax.proto.memserve_pb2_grpc import (
     ControlServiceServicer,
     ControlServiceStub,
@@ -41,7 +42,7 @@ class Service(GenerateServiceServicer, ControlServiceServicer):
 
     async def Route(self, request, context):
         self.num_calls += 1
-        return pb.RouteResponse()
+        return pb.RouteResponse(target=client_label())
 
     async def ClusterStatus(self, request, context):
         self.num_calls += 1
@@ -96,6 +97,24 @@ def test_each_service_wants_its_standing(credentials):
             assert await calls(target, API) == [None, None, DENIED]
             assert await calls(target, CLUSTER) == [None, None, None]
             assert service.num_calls == 5
+
+    in_loop(scenario())
+
+
+def test_a_client_is_known_by_the_label_of_its_key_and_a_member_by_none(credentials):
+    async def label(target, key):
+        async with open_channel(target, client_credentials(api_key=key)) as channel:
+            return (await GenerateServiceStub(channel).Route(pb.GenerateRequest())).target
+
+    async def scenario():
+        async with guarded(credentials) as (_, target):
+            assert [await label(target, key) for key in (API, CLUSTER, API)] == [
+                "alice",
+                "",
+                "alice",
+            ]
+        async with guarded(Credentials()) as (_, target):
+            assert await label(target, None) == ""
 
     in_loop(scenario())
 

@@ -39,6 +39,11 @@ class Holder:
         return len(self.told) + len(self.hoped) + len(self.doubted)
 
     @property
+    def may_have_holes(self) -> bool:
+        """Whether blocks may be missing before some: on DISK they can be."""
+        return bool(self.tier_blocks[Tier.DISK] or self.doubted)
+
+    @property
     def expires_s(self) -> float:
         """When the first hope ends."""
         return next(iter(self.hoped.values()), _NEVER_S)

@@ -4,7 +4,9 @@ A tree is flat. A block's name is a hash chained over all tokens up to its end u
 salt (`core/block_names.py`), so a name stands for a whole prefix, and the tree is a dict from
 names to who holds them: a bit mask over the instances' slots. Since whoever holds a block holds
 what comes before it, how deep a prompt is held is found by doubling and halving along its names:
-some twenty dict lookups whatever the prompt's length, and only as many names need to be made.
+some twenty dict lookups whatever the prompt's length, and only as many names need to be made. On
+DISK alone there can be holes: a file that was not written, or is corrupt, and what follows it is of
+no use until it is computed again. So for whoever has told of DISK every name is looked at.
 
 What an instance holds is learnt in two ways, side by side in the same tree:
 
@@ -78,6 +80,7 @@ class RoleTree:
         self._holders: dict[int, Holder] = {}  # by slot
         self._instances: dict[int, InstanceId] = {}  # by slot
         self._num_blocks = 0
+        self._holed = 0  # slots that may lack a block before one that they hold
         self._expires_s = float("inf")  # no hope ends before
         self.slots: dict[InstanceId, int] = {}
         self.num_slot_changes = 0
@@ -151,7 +154,22 @@ class RoleTree:
                         above = probe
             steps.append((depth, mask))
             rest, above = rest & ~mask, depth
-        return steps
+        is_sure = not any(mask & self._holed for _, mask in steps)
+        return steps if is_sure else self._without_holes(names, steps)
+
+    def _without_holes(self, names: Names, steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Returns `steps` with those who may have holes put where their first one is."""
+        holed, deepest = self._holed, steps[0][0]
+        found = [(depth, mask & ~holed) for depth, mask in steps if mask & ~holed]
+        rest, depth = holed & self._masks[names[0]], 1
+        while rest and depth < deepest:
+            there = rest & self._masks.get(names[depth], 0)
+            if there != rest:
+                found.append((depth, rest & ~there))
+            rest, depth = there, depth + 1
+        if rest:
+            found.append((deepest, rest))
+        return sorted(found, reverse=True)
 
     # learning ---------------------------------------------------------------------------
 
@@ -190,8 +208,9 @@ class RoleTree:
 
     def begin_snapshot(self, instance: InstanceId) -> None:
         """Begins to hear anew all that `instance` holds. What was known counts until the end."""
-        _, holder = self._holder(instance)
+        slot, holder = self._holder(instance)
         holder.doubt()
+        self._recount(slot)
 
     def end_snapshot(self, instance: InstanceId) -> None:
         """Forgets what was not in the snapshot. From now on `instance` is followed."""
@@ -228,6 +247,8 @@ class RoleTree:
                 masks[name] = masks.get(name, 0) | 1 << slot
         assert masks == self._masks, "masks and holders disagree"
         assert self._num_blocks == self.blocks_by_slot.sum(), "pairs are miscounted"
+        holed = sum(holder.may_have_holes << slot for slot, holder in self._holders.items())
+        assert holed & ~self._holed == 0, "holes are not looked for"
 
     def _holder(self, instance: InstanceId) -> tuple[int, Holder]:
         slot = self.slots.get(instance)
@@ -274,6 +295,7 @@ class RoleTree:
         num_blocks = len(self._holders[slot])
         self._num_blocks += num_blocks - int(self.blocks_by_slot[slot])
         self.blocks_by_slot[slot] = num_blocks
+        self._holed = self._holed & ~(1 << slot) | self._holders[slot].may_have_holes << slot
 
     def _expire(self, now_s: float) -> None:
         for slot, holder in self._holders.items():

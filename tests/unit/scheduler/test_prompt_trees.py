@@ -123,6 +123,34 @@ def test_a_block_is_held_while_any_tier_holds_it():
     tree.check()
 
 
+def test_what_lies_on_disk_behind_a_hole_is_no_hit_until_it_is_mended():
+    tree, names = make_tree(), named(*[b"%d" % i for i in range(8)])
+    follow(tree, B, names[:6])
+    follow(tree, A, names[:2])
+    tree.store(A, Tier.DISK, names[3:])  # the file of the third was never written
+    assert tree.match(names, 0.0) == {A: 2, B: 6}
+    assert tree.depths(names, 0.0)[tree.slots[A]] == 2
+    tree.store(A, Tier.HBM, names[2:3])  # it was computed again
+    assert tree.match(names, 0.0) == {A: 8, B: 6}
+    assert tree.remove(A, Tier.HBM, names[:3]) == 0
+    assert tree.match(names, 0.0) == {B: 6}
+    tree.check()
+
+
+@given(st.lists(st.tuples(st.sampled_from([A, B]), tiers, st.integers(0, 9)), max_size=40))
+def test_only_what_is_held_from_the_start_without_a_hole_counts(told):
+    tree, names = make_tree(), named(*[b"%d" % i for i in range(10)])
+    held: dict[InstanceId, set[int]] = {A: set(), B: set()}
+    for instance in held:
+        tree.store(instance, Tier.DISK, named(b"other"))  # both have a DISK tier
+    for instance, tier, block in told:
+        tree.store(instance, tier, names[block : block + 1])
+        held[instance].add(block)
+    depths = {name: next(i for i in range(11) if i not in blocks) for name, blocks in held.items()}
+    assert tree.match(names, 0.0) == {name: depth for name, depth in depths.items() if depth}
+    tree.check()
+
+
 def test_a_snapshot_replaces_what_was_known_only_at_its_end():
     tree = make_tree()
     follow(tree, A, named(b"1", b"2"), named(b"7"))

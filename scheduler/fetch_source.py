@@ -15,8 +15,8 @@ def fetch_source(
 ) -> FetchSource | None:
     """Returns the live instance that holds most of the prompt, if that is more than the route's.
 
-    Of several the least busy one. At most what a prefill can use counts: whole blocks of all
-    tokens but the last.
+    Of several the least busy one; none that had better be avoided. At most what a prefill can
+    use counts: whole blocks of all tokens but the last.
     """
     if len(view.roster) == 1:
         return None
@@ -24,6 +24,8 @@ def fetch_source(
     held = np.maximum(view.prefill_cached_tokens, view.decode_cached_tokens)
     np.minimum(held, usable, out=held)
     held[view.roster.row_of[route.prefill]] = 0
+    if view.is_open is not None:
+        held[~view.is_open] = 0
     most = int(held.max())
     if most <= route.cached_tokens:
         return None

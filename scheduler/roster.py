@@ -15,6 +15,7 @@ from memserve_jax.core.types import InstanceId, Role
 
 Rows = npt.NDArray[np.intp]
 Column = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +52,14 @@ class Roster:
         """Returns whose row it is."""
         return self.places[row].instance
 
-    def without(self, avoided: frozenset[InstanceId]) -> "Roster":
-        """Returns this roster less `avoided`, but for those whose role nobody else has."""
-        others = {place.role for place in self.places if place.instance not in avoided}
-        return make_roster(
-            place
-            for place in self.places
-            if place.instance not in avoided or place.role not in others
-        )
+    def open_rows(self, avoided: frozenset[InstanceId]) -> Mask:
+        """Returns which rows are not of `avoided`, or of a role that nobody else has."""
+        is_open = np.ones(len(self), np.bool_)
+        is_open[[self.row_of[name] for name in avoided if name in self.row_of]] = False
+        for rows in self.rows_of.values():
+            if not is_open[rows].any():
+                is_open[rows] = True
+        return is_open
 
 
 def make_roster(places: Iterable[Place]) -> Roster:

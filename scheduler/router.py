@@ -121,10 +121,7 @@ class Router:
         asked = _as_prompt(request)
         keys = block_keys(asked.prompt_token_ids, block_size)
         names = names or BlockNames(asked.cache_salt, keys)
-        roster = self._state.cluster.roster
-        if avoid:
-            roster = roster.without(avoid)
-        view = self._snapshots.view(asked, keys, names, roster, self._num_routed)
+        view = self._snapshots.view(asked, keys, names, avoid=avoid, turn=self._num_routed)
         route = self._policy(asked, view)
         source = fetch_source(asked, route, view, block_size)
         plan = Plan(

@@ -5,10 +5,9 @@ import numpy as np
 from memserve_jax.core.block_keys import BlockKeys, block_keys
 from memserve_jax.core.block_names import BlockNames
 from memserve_jax.core.cost_model import PrefillCost
-from memserve_jax.core.types import Request, Role
+from memserve_jax.core.types import InstanceId, Request, Role
 from scheduler.load_table import CostTable
 from scheduler.prompt_trees import reusable_tokens
-from scheduler.roster import Roster
 from scheduler.state import State
 from scheduler.tree_rows import TreeRows
 from scheduler.view import ClusterView
@@ -24,7 +23,13 @@ class Snapshots:
         self._trees = TreeRows(state.trees)
 
     def view(
-        self, request: Request, keys: BlockKeys, names: BlockNames, roster: Roster, turn: int
+        self,
+        request: Request,
+        keys: BlockKeys,
+        names: BlockNames,
+        *,
+        avoid: frozenset[InstanceId] = frozenset(),
+        turn: int = 0,
     ) -> ClusterView:
         """Returns the view for `request` as it is now; it holds until something happens.
 
@@ -32,10 +37,11 @@ class Snapshots:
           request: What is to be prefilled.
           keys: Of its whole blocks.
           names: Of the same blocks, under its cache salt.
-          roster: Who may be chosen.
+          avoid: Not to be chosen, unless nobody else has the role.
           turn: Requests routed before.
         """
         state, size = self._state, keys.block_size_tokens
+        roster = state.cluster.roster
         num_tokens = len(request.prompt_token_ids)
         loads = state.loads.columns(roster)
         held = self._trees.held_blocks(roster, names, state.clock.now_s())
@@ -53,5 +59,6 @@ class Snapshots:
             prefill_cached_tokens=reusable_tokens(num_tokens, held, size),
             decode_cached_tokens=decode_held,
             first_block=keys[0] if keys else block_keys(request.prompt_token_ids, num_tokens)[0],
+            is_open=roster.open_rows(avoid) if avoid else None,
             turn=turn,
         )

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from memserve_jax.core.cost_model import PrefillCost, PrefillWork, WorkColumns
 from memserve_jax.core.errors import NoInstanceError
 from memserve_jax.core.types import InstanceId, Role
-from scheduler.roster import Column, Place, Roster, Rows, make_roster
+from scheduler.roster import Column, Mask, Place, Roster, Rows, make_roster
 
 Seconds = npt.NDArray[np.float64]
 
@@ -32,6 +32,7 @@ class ClusterView:
     prefill_cached_tokens: Column  # of this prompt, that a prefill there skips
     decode_cached_tokens: Column  # of this prompt, that need not move there
     first_block: bytes  # the key of the prompt's first block; all of a shorter prompt
+    is_open: Mask | None = None  # rows that may be chosen, some of each role; None: all
     turn: int = 0  # requests routed before
 
     def prefillers(self) -> Rows:
@@ -46,11 +47,11 @@ class ClusterView:
                 f"no instance to route to: live are {', '.join(names) or 'none'}, "
                 "needed: a colocated one, or a prefill and a decode one"
             )
-        return self.roster.prefillers
+        return self._open(self.roster.prefillers)
 
     def decoders(self) -> Rows:
         """Returns the rows of decode instances: some where `prefillers` has a prefill one."""
-        return self.roster.rows_of.get(Role.DECODE, _NO_ROWS)
+        return self._open(self.roster.rows_of.get(Role.DECODE, _NO_ROWS))
 
     def queued_s(self) -> Seconds:
         """Returns what each row has to do before it can start on a request.
@@ -75,6 +76,9 @@ class ClusterView:
         for cost, rows in self.costs:
             seconds[rows] = cost.prefill_s_each(num_tokens, cached[rows])
         return seconds
+
+    def _open(self, rows: Rows) -> Rows:
+        return rows if self.is_open is None else rows[self.is_open[rows]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Which peer a prefill instance is pointed to."""
 
+import dataclasses
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,3 +100,15 @@ def test_a_source_always_spares_whole_blocks(held: list[int], num_tokens: int):
         assert found.num_tokens == best == tokens[found.instance]
         assert found.num_tokens % S == 0
         assert found.num_tokens < num_tokens
+
+
+def test_who_is_avoided_is_not_asked_to_send():
+    view = view_with({"p0": 16, "p1": 160}, {"d0": 64}, {})
+    assert fetch_source(request_of(500), route_to("p0", 16), view, S) == FetchSource(
+        InstanceId("p1"), 160
+    )
+    is_open = view.roster.open_rows(frozenset({InstanceId("p1")}))
+    view = dataclasses.replace(view, is_open=is_open)
+    assert fetch_source(request_of(500), route_to("p0", 16), view, S) == FetchSource(
+        InstanceId("d0"), 64
+    )

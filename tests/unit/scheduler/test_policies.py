@@ -151,6 +151,20 @@ def test_min_ttft_weighs_the_queue_against_the_prefix(queued, cached):
     assert POLICIES["min_ttft"](REQUEST, view).prefill == ("warm" if warm_s < cold_s else "cold")
 
 
+@all_policies
+@given(request=requests, world=worlds, data=st.data())
+def test_who_may_not_be_chosen_is_as_good_as_absent(name, request, world, data):
+    items, known = world
+    view = make_view(*items, **known)
+    names = [place.instance for place in view.roster.places]
+    avoided = data.draw(st.frozensets(st.sampled_from(names)) if names else st.just(frozenset()))
+    is_open = view.roster.open_rows(avoided)
+    left = [item for item in items if is_open[view.roster.row_of[item.instance]]]
+    assume(view.roster.can_serve)
+    route = POLICIES[name](request, dataclasses.replace(view, is_open=is_open))
+    assert route == POLICIES[name](request, make_view(*left, **known))
+
+
 def test_longest_prefix_ignores_the_queue():
     busy = load("busy", Role.COLOCATED, queued_tokens=10**6, sequences=99)
     view = make_view(busy, load("idle", Role.COLOCATED), cached={"busy": 16})

@@ -53,5 +53,17 @@ def test_who_is_avoided_is_left_out_unless_nobody_else_has_the_role():
         for name, role in (("p0", Role.PREFILL), ("p1", Role.PREFILL), ("d0", Role.DECODE))
     )
     roster = make_roster([p0, p1, d0])
-    left = roster.without(frozenset({p0.instance, d0.instance}))
-    assert left.places == (d0, p1)
+    is_open = roster.open_rows(frozenset({p0.instance, d0.instance, InstanceId("gone")}))
+    assert [roster.places[row] for row in is_open.nonzero()[0]] == [d0, p1]
+
+
+@given(places, st.data())
+def test_open_rows_are_those_of_nobody_avoided_or_of_a_whole_role(given_places, data):
+    roster = make_roster(given_places)
+    names = [place.instance for place in roster.places]
+    avoided = data.draw(st.frozensets(st.sampled_from(names)) if names else st.just(frozenset()))
+    is_open = roster.open_rows(avoided)
+    for role in {place.role for place in roster.places}:
+        of_role = [name for name in names if roster.places[roster.row_of[name]].role is role]
+        left = [name for name in of_role if name not in avoided] or of_role
+        assert [name for name in of_role if is_open[roster.row_of[name]]] == left

@@ -25,10 +25,10 @@ def make_request(num_tokens: int) -> Request:
     )
 
 
-def view_of(state: State, request: Request):
+def view_of(state: State, request: Request, **options):
     keys = block_keys(request.prompt_token_ids, S)
     names = BlockNames(request.cache_salt, keys)
-    return Snapshots(state, COST).view(request, keys, names, state.cluster.roster, 7)
+    return Snapshots(state, COST).view(request, keys, names, turn=7, **options)
 
 
 @pytest.fixture
@@ -59,6 +59,13 @@ def test_columns_are_by_name_and_by_role(state):
     rates = {view.roster.instance(rows[0]): cost for cost, rows in view.costs}
     assert rates[InstanceId("d0")] == COST
     assert rates[InstanceId("p0")].s_per_token == pytest.approx(1 / 5000)
+
+
+def test_who_is_avoided_has_a_row_that_is_not_open(state):
+    view = view_of(state, make_request(64), avoid=frozenset({InstanceId("p0"), InstanceId("d0")}))
+    assert view.is_open is not None and view.is_open.tolist() == [True, False, True]
+    assert view.prefillers().tolist() == [2] and view.decoders().tolist() == [0]
+    assert view_of(state, make_request(64)).is_open is None
 
 
 def test_a_short_prompt_goes_by_all_of_it(state):

@@ -87,7 +87,13 @@ def _by_ttft(request: Request, view: ClusterView, winner: int) -> str:
     row = min(rivals, key=lambda row: float(times_s[row]))
     if times_s[row] == times_s[winner]:
         return told + _tie(view, winner, row)
-    return f"{told}; the next, {view.roster.instance(row)}, would take {_ms(float(times_s[row]))}"
+    name, told_s = view.roster.instance(row), _ms(float(times_s[row]))
+    if times_s[row] < times_s[winner]:
+        return (
+            f"{told}; {name} would take {told_s}, too little less to leave {cached} cached tokens "
+            f"(scheduler.policy_min_gain: {view.min_gain:g})"
+        )
+    return f"{told}; the next, {name}, would take {told_s}"
 
 
 def _by_prefix(request: Request, view: ClusterView, winner: int) -> str:

@@ -85,11 +85,14 @@ def min_ttft(request: Request, view: ClusterView) -> Route:
     Where a prefix is cached its prefill is so short that no queue shows, however popular it is. So
     an instance with a crowd of sequences is passed over: the next one computes the prefix once
     and holds it too, and a hot prefix ends up on as many instances as its load needs.
+
+    Whoever leaves the owner of its prefix costs the cluster a second copy of it, so it leaves for
+    more than a little: see `ClusterView.min_gain`.
     """
     num_tokens = len(request.prompt_token_ids)
     return _choose(
         view,
-        prefill_by=(lambda: crowded(view), lambda: ttft_s(request, view)),
+        prefill_by=(lambda: crowded(view), lambda: stay_s(request, view)),
         decode_by=(
             lambda: (
                 view.sequences
@@ -114,6 +117,17 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
 def ttft_s(request: Request, view: ClusterView) -> Seconds:
     """Returns the paper's eq. 1 for each row: seconds until a prefill of `request` would end."""
     return view.queued_s() + view.prefill_s(len(request.prompt_token_ids))
+
+
+def stay_s(request: Request, view: ClusterView) -> Seconds:
+    """Returns eq. 1 for each row, less what leaving would have to save where most is cached."""
+    times_s, rows = ttft_s(request, view), view.prefillers()
+    most = view.prefill_cached_tokens[rows].max()
+    if most and view.min_gain:
+        times_s = np.where(
+            view.prefill_cached_tokens == most, (1 - view.min_gain) * times_s, times_s
+        )
+    return times_s
 
 
 def crowded(view: ClusterView) -> npt.NDArray[np.bool_]:

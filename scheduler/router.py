@@ -60,18 +60,19 @@ class Router:
       policy_name: What the policy is called.
     """
 
-    def __init__(self, state: State, *, policy: Policy, cost: PrefillCost):
+    def __init__(self, state: State, *, policy: Policy, cost: PrefillCost, min_gain: float = 0.0):
         """Makes a router that has routed nothing.
 
         Args:
           state: What is known; this router keeps the trees up to date.
           policy: Decides.
           cost: Of a prefill where no instance has reported its rate.
+          min_gain: What a request has to save to leave the owner of its prefix: see `ClusterView`.
         """
         self._state = state
         self._policy = policy
         self.policy_name = getattr(policy, "__name__", type(policy).__name__)
-        self._snapshots = Snapshots(state, cost)
+        self._snapshots = Snapshots(state, cost, min_gain=min_gain)
         self._num_routed = 0
 
     @property

@@ -99,6 +99,7 @@ class SchedulerServer:
             self.state,
             policy=POLICIES[section.policy],
             cost=prefill_cost_of(section.cost),
+            min_gain=section.policy_min_gain,
         )
         self._front = FrontDoor(self.state, router, section, card=card, tokenizer=tokenizer)
         self._control = Control(

@@ -16,9 +16,16 @@ from scheduler.view import ClusterView
 class Snapshots:
     """Makes views. Lives in the asyncio loop."""
 
-    def __init__(self, state: State, cost: PrefillCost):
-        """Makes views of `state`; `cost` holds where no instance has reported its rate."""
+    def __init__(self, state: State, cost: PrefillCost, *, min_gain: float = 0.0):
+        """Makes views of `state`.
+
+        Args:
+          state: What is known.
+          cost: Holds where no instance has reported its rate.
+          min_gain: See `ClusterView`.
+        """
         self._state = state
+        self._min_gain = min_gain
         self._costs = CostTable(cost)
         self._trees = TreeRows(state.trees)
 
@@ -61,4 +68,5 @@ class Snapshots:
             first_block=keys[0] if keys else block_keys(request.prompt_token_ids, num_tokens)[0],
             is_open=roster.open_rows(avoid) if avoid else None,
             turn=turn,
+            min_gain=self._min_gain,
         )

@@ -34,6 +34,7 @@ class ClusterView:
     first_block: bytes  # the key of the prompt's first block; all of a shorter prompt
     is_open: Mask | None = None  # rows that may be chosen, some of each role; None: all
     turn: int = 0  # requests routed before
+    min_gain: float = 0.0  # share of the time to first token that leaving a prefix has to save
 
     def prefillers(self) -> Rows:
         """Returns the rows that a request can start on (see `make_roster`).
@@ -95,7 +96,9 @@ class InstanceLoad:
     decode_cached_tokens: int = 0
 
 
-def view_of(loads: Iterable[InstanceLoad], *, first_block: bytes, turn: int = 0) -> ClusterView:
+def view_of(
+    loads: Iterable[InstanceLoad], *, first_block: bytes, turn: int = 0, min_gain: float = 0.0
+) -> ClusterView:
     """Returns the view that has these rows, in whatever order they are given."""
     by_name = sorted(loads, key=lambda load: load.instance)
     roster = make_roster(Place(instance=load.instance, role=load.role) for load in by_name)
@@ -116,6 +119,7 @@ def view_of(loads: Iterable[InstanceLoad], *, first_block: bytes, turn: int = 0)
         decode_cached_tokens=column("decode_cached_tokens"),
         first_block=first_block,
         turn=turn,
+        min_gain=min_gain,
     )
 
 

@@ -33,6 +33,7 @@ class ClusterShape:
     roles: tuple[Role, ...]
     instance: InstanceShape
     policy: str = "min_ttft"
+    policy_min_gain: float = SchedulerSection().policy_min_gain
     kv_bytes_per_token: int = 131_072  # of an 8B model of today
     link_bytes_per_s: float = 10e9  # between two instances
     heartbeat_s: float = 0.5
@@ -79,7 +80,12 @@ class SimulatedCluster:
             max_in_flight=1_000_000,  # nobody is held back here
         )
         self.state = make_state(section, self.timeline.clock, model=MODEL)
-        self.router = Router(self.state, policy=POLICIES[shape.policy], cost=shape.instance.cost)
+        self.router = Router(
+            self.state,
+            policy=POLICIES[shape.policy],
+            cost=shape.instance.cost,
+            min_gain=shape.policy_min_gain,
+        )
         self.instances: dict[InstanceId, SimulatedInstance] = {}
         is_split = Role.COLOCATED not in shape.roles
         self._caching = CachingMode.PD_CACHING_3 if is_split else CachingMode.ON

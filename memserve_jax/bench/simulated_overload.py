@@ -97,7 +97,9 @@ class OverloadedCluster:
         self._section = section
         self.state = make_state(section, self.timeline.clock, model=MODEL)
         cost = prefill_cost_of(section.cost)
-        self._router = Router(self.state, policy=POLICIES[section.policy], cost=cost)
+        self._router = Router(
+            self.state, policy=POLICIES[section.policy], cost=cost, min_gain=section.policy_min_gain
+        )
         self._servers: dict[InstanceId, FixedServer] = {}
         for number in range(shape.num_instances):
             instance = InstanceId(f"c{number}")

@@ -134,6 +134,8 @@ class SchedulerSection:
     policy: typing.Literal["min_ttft", "longest_prefix", "session", "least_load", "round_robin"] = (
         "min_ttft"
     )
+    policy_min_gain: float = Field(default=0.2, ge=0, lt=1)  # of the time to first token: what
+    # min_ttft has to save to leave the instance that holds most of a prompt
     freshness: typing.Literal["events", "responses"] = "events"  # how the prompt trees learn
     prompt_tree_ttl_s: float = Field(default=300.0, gt=0)
     prompt_tree_blocks: int = Field(default=1_000_000, ge=1)  # per role, over all instances

@@ -24,7 +24,7 @@ class World:
     def __init__(self, policy: str):
         self.state = make_state(SchedulerSection(), ManualClock(1.0), model="tiny")
         cost = CostModel(fixed_s=0.0, s_per_token=1e-3, s_per_token_pair=0.0)
-        self.router = Router(self.state, policy=POLICIES[policy], cost=cost)
+        self.router = Router(self.state, policy=POLICIES[policy], cost=cost, min_gain=0.2)
         for name in ("c0", "c1", "c2"):
             self.state.cluster.register(make_status(name))
         self.state.cluster.member("c2").is_suspect = True
@@ -86,6 +86,19 @@ def test_asking_changes_nothing():
     assert told == {"c0"} and world.router.num_routed == 0
     assert world.router.plan(make_request()).route.prefill == "c0"
     assert world.explain(make_request()).why == "it is the turn of c1, after 1 requests"
+
+
+def test_who_stays_for_want_of_a_gain_says_so():
+    world = World("min_ttft")
+    world.hold(C0, make_request())
+    world.give(C0, "other", 110)
+    assert world.explain(make_request()).why == (
+        "c0: first token predicted in 115.0 ms, 111.0 ms of it queued there before, "
+        "4 tokens to compute; c1 would take 100.0 ms, too little less to leave 96 cached tokens "
+        "(scheduler.policy_min_gain: 0.2)"
+    )
+    world.give(C0, "third", 20)
+    assert world.explain(make_request()).why.startswith("c1: first token predicted in 100.0 ms")
 
 
 def test_a_crowd_is_named():

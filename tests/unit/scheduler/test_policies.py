@@ -151,6 +151,28 @@ def test_min_ttft_weighs_the_queue_against_the_prefix(queued, cached):
     assert POLICIES["min_ttft"](REQUEST, view).prefill == ("warm" if warm_s < cold_s else "cold")
 
 
+@given(queued=st.integers(0, 3000), cached=st.integers(1, 62), gain=st.floats(0, 0.9))
+def test_min_ttft_leaves_a_prefix_only_for_more_than_the_gain(queued, cached, gain):
+    warm = load("warm", Role.COLOCATED, queued_tokens=queued)
+    view = make_view(warm, load("cold", Role.COLOCATED), cached={"warm": 16 * cached})
+    view = dataclasses.replace(view, min_gain=gain)
+    stay_s = COST.seconds(warm.queued) + COST.prefill_s(1000, 16 * cached)
+    leave_s = COST.prefill_s(1000, 0)
+    saved_s = stay_s - leave_s
+    assume(abs(saved_s - gain * stay_s) > 1e-9)
+    leaves = POLICIES["min_ttft"](REQUEST, view).prefill == "cold"
+    assert leaves == (saved_s > gain * stay_s)
+
+
+@given(st.lists(st.integers(0, 3000), min_size=2, max_size=5), st.floats(0, 0.9))
+def test_where_all_hold_as_much_the_gain_decides_nothing(queued, gain):
+    items = [load(f"c{i}", Role.COLOCATED, queued_tokens=each) for i, each in enumerate(queued)]
+    for cached in ({}, {item.instance: 160 for item in items}):
+        view = make_view(*items, cached=cached)
+        sticky = dataclasses.replace(view, min_gain=gain)
+        assert POLICIES["min_ttft"](REQUEST, view) == POLICIES["min_ttft"](REQUEST, sticky)
+
+
 @all_policies
 @given(request=requests, world=worlds, data=st.data())
 def test_who_may_not_be_chosen_is_as_good_as_absent(name, request, world, data):

@@ -1,7 +1,6 @@
 """The planner at work: it looks, decides, says so, and has one instance moved at a time."""
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
@@ -106,7 +105,7 @@ class Planner:
         move: Callable[[InstanceId, Role], Awaitable[object]],
         is_changing: Callable[[], bool],
     ):
-        """Does nothing until it is told that time has passed.
+        """Does nothing until it is started, or told that time has passed.
 
         Args:
           planning: Decides.
@@ -116,10 +115,16 @@ class Planner:
         self._planning = planning
         self._move = move
         self._is_changing = is_changing
+        self._ticking: asyncio.Task[None] | None = None
         self._moving: asyncio.Task[None] | None = None
 
+    def start(self, period_s: float) -> None:
+        """Ticks every so many seconds, in a task of its own: nothing else waits for it."""
+        self._ticking = asyncio.get_running_loop().create_task(self._tick_on(period_s))
+        self._ticking.add_done_callback(_tell_failure)
+
     def tick(self) -> None:
-        """Looks at the cluster. Call it every heartbeat period."""
+        """Looks at the cluster, and begins a move if one is due."""
         decision = self._planning.consider(is_changing=self._is_changing())
         if decision.instance is not None and decision.role is not None:
             work = self._carry_out(decision.instance, decision.role)
@@ -130,11 +135,16 @@ class Planner:
         return self._planning.status()
 
     async def close(self) -> None:
-        """Waits for no move any more: the instance goes on by itself."""
-        if self._moving is not None:
-            self._moving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._moving
+        """Ends. A move under way is not waited for: the instance goes on by itself."""
+        tasks = [task for task in (self._ticking, self._moving) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _tick_on(self, period_s: float) -> None:
+        while True:
+            await asyncio.sleep(period_s)
+            self.tick()
 
     async def _carry_out(self, instance: InstanceId, role: Role) -> None:
         error: str | None = "broken off"
@@ -147,3 +157,8 @@ class Planner:
             error = f"{failure.code().name}: {failure.details()}"
         finally:
             self._planning.ended(error)
+
+
+def _tell_failure(ticking: asyncio.Task[None]) -> None:
+    if not ticking.cancelled() and (error := ticking.exception()) is not None:
+        _log.error("the planner has failed and moves nothing any more", exc_info=error)

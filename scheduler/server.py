@@ -133,6 +133,8 @@ class SchedulerServer:
         await health.set(CONTROL, serving=True)
         watch = asyncio.create_task(self._watch_heartbeats())
         self._running = _Running(server=server, health=health, watch=watch)
+        if self.planner is not None:
+            self.planner.start(self._config.scheduler.heartbeat_s)
         return port
 
     async def stop(self, grace_s: float) -> None:
@@ -172,8 +174,6 @@ class SchedulerServer:
                 self.state.cluster.forgive(late_s)
             self.state.cluster.expire()
             self.state.gate.expire()
-            if self.planner is not None:
-                self.planner.tick()
             await self._refresh_health()
 
     async def _refresh_health(self) -> None:

@@ -125,6 +125,26 @@ def test_a_move_that_fails_is_told_and_not_tried_again_at_once(caplog):
     in_loop(scenario())
 
 
+def test_a_planner_that_fails_stops_alone_and_says_so(caplog, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("by itself")
+
+    async def scenario():
+        async with FakeInstance("c0") as fake:
+            section = {"planner": PLANNER, "heartbeat_s": 0.01}
+            async with scheduling(fake, **section) as running:
+                monkeypatch.setattr("scheduler.planning.decide", fail)
+                while "the planner has failed" not in caplog.text:
+                    await asyncio.sleep(0.001)
+                assert "ZeroDivisionError: by itself" in caplog.text
+                assert tokens_of(await running.answer(prompt(1))) == [11, 12, 13]
+                running.clock.advance(1e6)
+                while len(running.state.cluster):  # heartbeats are looked after still
+                    await asyncio.sleep(0.001)
+
+    in_loop(scenario())
+
+
 def test_without_a_planner_there_is_none():
     async def scenario():
         async with FakeInstance("p0", role="prefill") as fake, scheduling(fake) as running:

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator, Sequence
 
 _TOKEN_BYTES = struct.calcsize("I")
+_FEW = 8  # one of so many is packed twice rather than all others copied
 
 
 class BlockKeys:
@@ -72,13 +73,31 @@ class BlockKeys:
             self._pack(end)
         return self._packed[start * width : end]
 
+    def glimpse(self, block: int) -> bytes:
+        """Returns the key of one block, and packs no other for it; it is not kept.
+
+        Raises:
+          OverflowError: as `text`.
+        """
+        width = self.width
+        end = (block + 1) * width
+        if len(self._packed) >= end:
+            return self._packed[end - width : end]
+        return _packed(self._token_ids[(end - width) // _TOKEN_BYTES : end // _TOKEN_BYTES])
+
     def _pack(self, num_bytes: int) -> None:
-        have = self._packed
-        wanted = self._token_ids[len(have) // _TOKEN_BYTES : num_bytes // _TOKEN_BYTES]
-        try:
-            self._packed = have + _tokens(len(wanted)).pack(*wanted)
-        except struct.error as error:
-            raise OverflowError(f"token id: {error}") from None
+        have, count = self._packed, num_bytes // _TOKEN_BYTES
+        if count == len(self._token_ids) and num_bytes > _FEW * len(have):
+            self._packed = _packed(self._token_ids)  # sooner than a copy of all but a few
+        else:
+            self._packed = have + _packed(self._token_ids[len(have) // _TOKEN_BYTES : count])
+
+
+def _packed(token_ids: Sequence[int]) -> bytes:
+    try:
+        return _tokens(len(token_ids)).pack(*token_ids)
+    except struct.error as error:
+        raise OverflowError(f"token id: {error}") from None
 
 
 @functools.lru_cache(maxsize=1024)

@@ -13,7 +13,7 @@ from memserve_jax.core.block_keys import BlockKeys
 
 V = TypeVar("V")
 
-_FIRST_STEP = 64  # blocks compared first, where a prompt may leave a run early
+_FEW_BLOCKS = 64  # whose keys are made together: that costs less than to see which of them agree
 
 
 class Node(Generic[V]):
@@ -103,19 +103,39 @@ class Run(Generic[V]):
     def num_common(self, keys: BlockKeys, start: int) -> int:
         """Blocks of this run that `keys` goes on with from `start`; it has the first one.
 
-        Looks at no more than a few times what they have in common, and so do its keys.
+        Looks at no more than a few times what they have in common, and so do its keys; unless
+        they part and then have a block in common again.
         """
         width, text = keys.width, self.text
         low, high = 1, min(len(self.nodes), len(keys) - start)
-        step = _FIRST_STEP
-        while low < high:  # the first `low` agree, and no more than `high`
-            middle = min(low + step, high)
-            if text.startswith(keys.text(start + low, start + middle), low * width):
-                low, step = middle, 8 * step
+        if high > _FEW_BLOCKS and not self._has(keys, start, high - 1):
+            high = self._least_bound(keys, start, high - 1)
+        is_alike = text.startswith(keys.text(start + low, start + high), low * width)
+        while low < high and not is_alike:  # the first `low` agree, and fewer than `high`
+            middle = (low + high) // 2
+            if text.startswith(keys.text(start + low, start + middle + 1), low * width):
+                low = middle + 1
             else:
-                high = middle - 1
-                step = max(1, (high - low) // 2)
-        return low
+                high = middle
+        return high
+
+    def _least_bound(self, keys: BlockKeys, start: int, high: int) -> int:
+        """Returns not fewer blocks than agree, by glimpses of some; the one at `high` does not."""
+        low, stride = 1, _FEW_BLOCKS
+        while high - low > _FEW_BLOCKS:
+            at = min(low + stride, (low + high) // 2)
+            if self._has(keys, start, at):
+                low, stride = at + 1, 8 * stride
+            else:
+                high = at
+        return high
+
+    def _has(self, keys: BlockKeys, start: int, at: int) -> bool:
+        try:
+            key = keys.glimpse(start + at)
+        except OverflowError:  # raised where somebody has to have the key
+            return False
+        return self.text.startswith(key, at * keys.width)
 
     def split(self, num_blocks: int) -> None:
         """Leaves the first `num_blocks` blocks here; the others become the only child."""

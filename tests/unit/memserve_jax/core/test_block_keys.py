@@ -47,6 +47,17 @@ def test_tokens_are_read_once_and_no_further_than_asked():
     assert token_ids.num_reads == 2
 
 
+def test_a_glimpse_reads_one_block_and_keeps_nothing():
+    token_ids = Looked(range(100))
+    keys = block_keys(token_ids, 10)
+    assert keys.glimpse(7) == np.arange(70, 80, dtype=np.uint32).tobytes()
+    assert (token_ids.num_reads, token_ids.furthest) == (1, 80)
+    assert keys[0] == np.arange(10, dtype=np.uint32).tobytes()
+    assert keys.glimpse(0) == keys[0] and token_ids.num_reads == 2
+    assert keys.text(0, 10) == np.arange(100, dtype=np.uint32).tobytes()
+    assert keys.glimpse(9) == keys[9]
+
+
 @pytest.mark.parametrize("token", [2**32, -1])
 def test_a_token_id_beyond_32_bits_has_no_key(token):
     keys = block_keys([1, token], 1)

@@ -4,9 +4,10 @@ import collections
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from memserve_jax.core import prompt_tree
 from memserve_jax.core.block_keys import block_keys, joined_keys
 from memserve_jax.core.prompt_tree import PromptTree
 
@@ -30,6 +31,24 @@ def test_a_prompt_may_leave_a_run_after_any_block(num_known):
         for more in (0, 1, 30):
             asked = [*known[:same], *[b"\xff"] * more]
             assert tree.walk("", joined_keys(asked)) == path[:same]
+
+
+@pytest.mark.parametrize("few_blocks", [1, 3, 64])
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=150),
+    st.lists(st.tuples(st.integers(0, 149), st.integers(0, 2)), max_size=3),
+)
+def test_what_a_prompt_has_in_common_with_a_run_is_found(few_blocks, held, changes):
+    """Whatever blocks after the first difference look like."""
+    asked = [*held, 0, 1]
+    for at, token in changes:
+        asked[at % len(held)] = token
+    wanted = next((i for i, (a, b) in enumerate(zip(held, asked, strict=False)) if a != b), None)
+    tree = PromptTree[int]()
+    path, _ = extend(tree, "", block_keys(held, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt_tree, "_FEW_BLOCKS", few_blocks)
+        assert tree.walk("", block_keys(asked, 1)) == path[:wanted]
 
 
 def test_a_prompt_that_leaves_early_is_not_packed_to_its_end():

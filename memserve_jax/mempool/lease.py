@@ -1,6 +1,6 @@
 """Leases: promises that blocks will not be evicted, moved or reused."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
 from memserve_jax.core.errors import StaleAddressError
@@ -19,12 +19,16 @@ class Lease:
         lease; the holder keeps it up to date if it cares.
     """
 
-    __slots__ = ("_anchors", "_blocks", "_book", "_is_open", "num_tokens")
+    # Ids of one tier say it all for most leases: addresses are looked up where somebody wants
+    # them. A lease on several tiers has addresses instead.
+    __slots__ = ("_anchors", "_blocks", "_book", "_ids", "_is_open", "_tier", "num_tokens")
 
-    def __init__(self, book: "LeaseBook", blocks: list[BlockAddress], num_tokens: int):
-        """For `LeaseBook.open` alone."""
+    def __init__(self, book: "LeaseBook", tier: Tier, blocks: list[BlockId], num_tokens: int):
+        """For `LeaseBook` alone."""
         self._book = book
-        self._blocks = blocks
+        self._tier = tier
+        self._ids: list[BlockId] | None = blocks
+        self._blocks: list[BlockAddress] | None = None
         self._anchors: list[BlockAddress] = []
         self._is_open = True
         self.num_tokens = num_tokens
@@ -32,7 +36,7 @@ class Lease:
     @property
     def blocks(self) -> tuple[BlockAddress, ...]:
         """Addresses in the order of the tokens; none once closed."""
-        return tuple(self._blocks)
+        return tuple(self._addresses())
 
     @property
     def block_ids(self) -> list[BlockId]:
@@ -41,9 +45,12 @@ class Lease:
         Raises:
           ValueError: a block is in another tier; `swap_in` the lease first.
         """
-        if any(address.tier is not Tier.HBM for address in self._blocks):
+        if self._ids is not None and (self._tier is Tier.HBM or not self._ids):
+            return list(self._ids)
+        blocks = self._addresses()
+        if any(address.tier is not Tier.HBM for address in blocks):
             raise ValueError("a block of the lease is not in HBM: swap it in first")
-        return [address.block for address in self._blocks]
+        return [address.block for address in blocks]
 
     def leading(self, num_blocks: int) -> tuple[Tier, list[BlockId]]:
         """Returns the ids of the first blocks, at least one, and the tier all of them are in.
@@ -51,7 +58,9 @@ class Lease:
         Raises:
           ValueError: they are in several; `swap_in` the lease first.
         """
-        held = self._blocks[:num_blocks]
+        if self._ids is not None:
+            return self._tier, self._ids[:num_blocks]
+        held = self._addresses()[:num_blocks]
         tier = held[0].tier
         blocks = [address.block for address in held if address.tier is tier]
         if len(blocks) < len(held):
@@ -65,7 +74,7 @@ class Lease:
 
     def __len__(self) -> int:
         """Blocks."""
-        return len(self._blocks)
+        return len(self._addresses() if self._ids is None else self._ids)
 
     def share(self) -> "Lease":
         """Returns a second lease on the same blocks; each is closed by its own holder."""
@@ -87,6 +96,13 @@ class Lease:
         """
         self._book.close(self)
 
+    def _addresses(self) -> list[BlockAddress]:
+        if self._blocks is None:
+            assert self._ids is not None, "a lease on nothing known"
+            addresses = self._book.addresses[self._tier]
+            self._blocks = [addresses[block] for block in self._ids]
+        return self._blocks
+
     def __enter__(self) -> "Lease":
         return self
 
@@ -104,11 +120,15 @@ class LeaseBook:
     """Every open lease of a pool: the one place where lease counts change.
 
     Not thread-safe: the pool's owner makes every call.
+
+    Attributes:
+      addresses: Of every block of the tiers in memory.
     """
 
     def __init__(
         self,
         allocators: Mapping[Tier, BlockAllocator],
+        addresses: Mapping[Tier, Sequence[BlockAddress]],
         *,
         became_idle: Callable[[Tier, list[BlockId]], None],
         released: Callable[[], None],
@@ -117,9 +137,11 @@ class LeaseBook:
 
         Args:
           allocators: Of the tiers whose blocks are leased.
+          addresses: Of every block of the tiers in memory, in order of their ids.
           became_idle: Told of indexed blocks whose last lease was closed.
           released: Told after leases were closed: memory may have become available.
         """
+        self.addresses = addresses
         self._allocators = allocators
         self._became_idle = became_idle
         self._released = released
@@ -130,18 +152,27 @@ class LeaseBook:
         """Leases not closed yet."""
         return len(self._open)
 
-    def open(self, blocks: list[BlockAddress], num_tokens: int) -> Lease:
-        """Returns a lease on blocks that have been counted as leased for it."""
-        lease = Lease(self, blocks, num_tokens)
+    def open(self, tier: Tier, blocks: list[BlockId], num_tokens: int) -> Lease:
+        """Returns a lease on blocks of a tier in memory, counted as leased for it, now its own."""
+        lease = Lease(self, tier, blocks, num_tokens)
         self._open.add(lease)
+        return lease
+
+    def open_mixed(self, blocks: list[BlockAddress], num_tokens: int) -> Lease:
+        """`open` for blocks of any tiers."""
+        lease = self.open(Tier.HBM, [], num_tokens)
+        lease._ids, lease._blocks = None, blocks
         return lease
 
     def share(self, lease: Lease) -> Lease:
         """Returns a second lease on the same blocks, anchors included."""
         self.expect_open(lease)
-        for tier, blocks in _by_tier(lease._blocks + lease._anchors):
+        for tier, blocks in _by_tier(lease):
             self._allocators[tier].share(blocks)
-        twin = self.open(list(lease._blocks), lease.num_tokens)
+        if lease._ids is None:
+            twin = self.open_mixed(list(lease._addresses()), lease.num_tokens)
+        else:
+            twin = self.open(lease._tier, list(lease._ids), lease.num_tokens)
         twin._anchors = list(lease._anchors)
         return twin
 
@@ -151,7 +182,13 @@ class LeaseBook:
         self.expect_open(other)
         if lease is other:
             raise ValueError("a lease cannot absorb itself")
-        lease._blocks += other._blocks
+        mine, others = lease._ids, other._ids
+        if mine is not None and others is not None and lease._tier is other._tier:
+            mine += others
+            lease._blocks = None
+        elif len(other):
+            lease._blocks = lease._addresses() + other._addresses()
+            lease._ids = None
         lease._anchors += other._anchors
         lease.num_tokens += other.num_tokens
         self._end(other)
@@ -162,29 +199,35 @@ class LeaseBook:
         Only for leases on blocks that no index holds: a prefix is leased whole.
         """
         self.expect_open(lease)
-        tail = lease._blocks[num_blocks:]
-        del lease._blocks[num_blocks:]
-        return self.open(tail, 0)
+        if lease._ids is not None:
+            tail = self.open(lease._tier, lease._ids[num_blocks:], 0)
+            del lease._ids[num_blocks:]
+            lease._blocks = None
+            return tail
+        blocks = lease._addresses()
+        lease._blocks = blocks[:num_blocks]
+        return self.open_mixed(blocks[num_blocks:], 0)
 
     def anchor(self, lease: Lease, addresses: Iterable[BlockAddress]) -> None:
         """Adds leases on blocks that must outlive those of `lease`, without being its own."""
         anchored = set(lease._anchors)
         wanted = [address for address in addresses if address not in anchored]
-        for tier, blocks in _by_tier(wanted):
+        for tier, blocks in _sorted(wanted):
             self._allocators[tier].share(blocks)
         lease._anchors += wanted
 
     def replace(self, lease: Lease, index: int, address: BlockAddress) -> None:
         """Puts a block counted as leased in the place of another, whose lease ends."""
-        old = lease._blocks[index]
-        lease._blocks[index] = address
-        self._release([old])
+        blocks = lease._addresses()
+        old, blocks[index] = blocks[index], address
+        lease._ids = None
+        self._release([(old.tier, [old.block])])
 
     def close(self, lease: Lease) -> None:
         """Ends a lease; does nothing where it has ended."""
         if not lease._is_open:
             return
-        blocks = lease._blocks + lease._anchors
+        blocks = _by_tier(lease)
         self._end(lease)
         self._release(blocks)
         self._released()
@@ -206,7 +249,7 @@ class LeaseBook:
         counts: dict[BlockAddress, int] = {}
         for lease in self._open:
             assert lease._is_open, "a closed lease is in the book"
-            for address in lease._blocks + lease._anchors:
+            for address in lease._addresses() + lease._anchors:
                 counts[address] = counts.get(address, 0) + 1
         for tier, allocator in self._allocators.items():
             mine = {at.block: count for at, count in counts.items() if at.tier is tier}
@@ -215,17 +258,25 @@ class LeaseBook:
     def _end(self, lease: Lease) -> None:
         self._open.discard(lease)
         lease._is_open = False
-        lease._blocks = []
+        lease._ids, lease._blocks = [], None
         lease._anchors = []
 
-    def _release(self, addresses: list[BlockAddress]) -> None:
-        for tier, blocks in _by_tier(addresses):
+    def _release(self, leased: list[tuple[Tier, list[BlockId]]]) -> None:
+        for tier, blocks in leased:
             idle = self._allocators[tier].release(blocks)
             if idle:
                 self._became_idle(tier, idle)
 
 
-def _by_tier(addresses: list[BlockAddress]) -> list[tuple[Tier, list[BlockId]]]:
+def _by_tier(lease: Lease) -> list[tuple[Tier, list[BlockId]]]:
+    """Returns a lease's blocks, anchors included."""
+    if lease._ids is None:
+        return _sorted(lease._addresses() + lease._anchors)
+    own = [(lease._tier, lease._ids)] if lease._ids else []
+    return own + _sorted(lease._anchors) if lease._anchors else own
+
+
+def _sorted(addresses: list[BlockAddress]) -> list[tuple[Tier, list[BlockId]]]:
     hbm = [address.block for address in addresses if address.tier is Tier.HBM]
     if len(hbm) == len(addresses):
         return [(Tier.HBM, hbm)] if hbm else []

@@ -1,6 +1,7 @@
 """The memory and the index of one instance, without peers: seven of the nine calls."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import jax
 import numpy as np
@@ -73,6 +74,7 @@ class LocalMemory:
         self.journal = Journal(self.index, disk)
         self.book = LeaseBook(
             self._allocators,
+            self._addresses,
             became_idle=self._became_idle,
             released=lambda: self.released(),
         )
@@ -149,8 +151,7 @@ class LocalMemory:
         if num_blocks < 0:
             raise ValueError(f"num_blocks: got {num_blocks}, allowed: 0 or more")
         self._swapper.make_room(tier, num_blocks)
-        addresses = self._addresses[tier]
-        return self.book.open([addresses[block] for block in allocator.alloc(num_blocks)], 0)
+        return self.book.open(tier, allocator.alloc(num_blocks), 0)
 
     def swap_out(self, num_blocks: int) -> int:
         """See `MemPool.swap_out`."""
@@ -189,7 +190,7 @@ class LocalMemory:
         path = self.index.find(salt, keys)
         places = self._find_on_disk(salt, keys, path) if on_disk and self.disk else []
         if not path and not places:
-            return self.book.open([], 0)
+            return self.book.open(Tier.HBM, [], 0)
         return self._lease_path(path, places)
 
     def match_on_disk(
@@ -374,12 +375,10 @@ class LocalMemory:
         if places:
             self._allocators[Tier.DISK].share(places)
             blocks += [BlockAddress(self.instance, self.epoch, Tier.DISK, p) for p in places]
-        return self.book.open(blocks, len(blocks) * self.layout.block_size_tokens)
+        return self.book.open_mixed(blocks, len(blocks) * self.layout.block_size_tokens)
 
     def _lease_hbm(self, path: Sequence[PrefixNode]) -> Lease:
-        hbm = [block for node in path if (block := node.value.hbm) is not None]
-        assert len(hbm) == len(path), "a node in HBM after one that is not"
+        # By the index's first law they all have one; a None would fail in `share`.
+        hbm = cast("list[BlockId]", [node.value.hbm for node in path])
         self._allocators[Tier.HBM].share(hbm)
-        addresses = self._addresses[Tier.HBM]
-        num_tokens = len(path) * self.layout.block_size_tokens
-        return self.book.open([addresses[block] for block in hbm], num_tokens)
+        return self.book.open(Tier.HBM, hbm, len(path) * self.layout.block_size_tokens)

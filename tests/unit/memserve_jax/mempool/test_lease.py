@@ -15,8 +15,12 @@ class Shelf:
         self.allocators = {tier: BlockAllocator(tier, 4) for tier in (Tier.HBM, Tier.HOST)}
         self.idle = []
         self.num_released = 0
+        addresses = {
+            tier: [self.address(tier, block) for block in range(4)] for tier in self.allocators
+        }
         self.book = LeaseBook(
             self.allocators,
+            addresses,
             became_idle=lambda tier, blocks: self.idle.append((tier, blocks)),
             released=self.released,
         )
@@ -29,7 +33,7 @@ class Shelf:
 
     def lease(self, count, tier=Tier.HBM):
         blocks = self.allocators[tier].alloc(count)
-        return self.book.open([self.address(tier, block) for block in blocks], count)
+        return self.book.open(tier, blocks, count)
 
 
 @pytest.fixture
@@ -48,6 +52,29 @@ def test_a_with_block_closes_its_lease(shelf):
     assert (lease.is_open, lease.blocks, shelf.book.num_open) == (False, (), 0)
     lease.close()
     assert (shelf.num_released, shelf.allocators[Tier.HBM].num_free) == (1, 4)
+
+
+def test_a_lease_may_hold_blocks_of_several_tiers(shelf):
+    lease = shelf.lease(2)
+    lease.absorb(shelf.lease(1))
+    assert (lease.block_ids, lease.leading(2)) == ([0, 1, 2], (Tier.HBM, [0, 1]))
+    lease.absorb(shelf.lease(2, Tier.HOST))
+    tiers = [address.tier for address in lease.blocks]
+    assert (len(lease), tiers) == (5, [Tier.HBM] * 3 + [Tier.HOST] * 2)
+    shelf.book.check()
+    twin = lease.share()
+    assert (twin.blocks, twin.leading(3)) == (lease.blocks, (Tier.HBM, [0, 1, 2]))
+    lease.close()
+    shelf.book.check()
+    with pytest.raises(ValueError, match="swap it in first"):
+        twin.leading(4)
+    tail = shelf.book.split(twin, 3)
+    assert (twin.block_ids, [address.tier for address in tail.blocks]) == (
+        [0, 1, 2],
+        [Tier.HOST] * 2,
+    )
+    tail.close()
+    twin.close()
 
 
 def test_shared_blocks_are_free_when_both_leases_are_closed(shelf):

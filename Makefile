@@ -9,6 +9,9 @@ $(shell cmp -s <($(PYTHON) -V) <(.venv/bin/python -V 2>/dev/null) || rm -f .venv
 endif
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 BIN := .venv/bin
+# Processes that tests run in. A file's tests share one, and what it has compiled.
+WORKERS := 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ORACLE_PYTHON = $(shell .ci/find_python 3.11 3.12 3.13)
 # On x86 the plain index may give torch's GPU build, which works too but is large: point pip's own
 # settings at torch's CPU index to avoid it.
@@ -38,10 +41,10 @@ serve: setup  ## a local cluster on port 50051; ARGS="--topology 1p1d --model DI
 	$(BIN)/memserve serve $(ARGS)
 
 test: setup  ## the tests, less the slow ones
-	$(BIN)/python -m pytest -m "not slow and not device and not aot" $(ARGS)
+	$(PYTEST) -m "not slow and not device and not aot" $(ARGS)
 
 test-all: setup oracle  ## every test that needs no accelerator, and fresh goldens
-	$(BIN)/python -m pytest -m "not device and not aot" $(ARGS)
+	$(PYTEST) -m "not device and not aot" $(ARGS)
 
 oracle: .venv-oracle/.ready  ## set up .venv-oracle: torch and transformers, for fresh goldens
 .venv-oracle/.ready:

@@ -41,7 +41,6 @@ class GroupedSteps:
         assert len(groups) > 1, "one group is the whole step"
         self.groups = tuple(groups)
         self.num_compiled = 0  # shapes of all groups
-        self._params = [bundle.params_of(*group) for group in groups]
         rows = (num_rows, line_width)
         whole = replicated(bundle.mesh)
         pages = page_format(bundle.mesh, bundle.config.head_dim)
@@ -66,11 +65,17 @@ class GroupedSteps:
         )
 
     def run(
-        self, pages: KVPages, state: SamplingState, packed: np.ndarray, on_group: OnGroup
+        self,
+        params: Sequence[Params],
+        pages: KVPages,
+        state: SamplingState,
+        packed: np.ndarray,
+        on_group: OnGroup,
     ) -> tuple[SamplingState, Int32[Array, "R W"]]:
         """Dispatches every group; returns the new state and the result as `Steps.mixed`.
 
         Args:
+          params: The weights of each group, as `ModelBundle.params_of` returns them.
           pages: Of all layers; donated.
           state: Donated.
           packed: As for `Steps.mixed`.
@@ -79,14 +84,14 @@ class GroupedSteps:
         """
         last = len(self.groups) - 1
         x = batch = result = None
-        for index, (group, params) in enumerate(zip(self.groups, self._params, strict=True)):
-            part = pages.span(*group)
+        for index, group in enumerate(self.groups):
+            part, own = pages.span(*group), params[index]
             if index == 0:
-                part, x, batch = self._first(params, part, state.last_tokens, packed)
+                part, x, batch = self._first(own, part, state.last_tokens, packed)
             elif index < last:
-                part, x = self._middle[index - 1](params, part, x, batch)
+                part, x = self._middle[index - 1](own, part, x, batch)
             else:
-                part, state, result = self._last(params, part, x, batch, state, packed)
+                part, state, result = self._last(own, part, x, batch, state, packed)
             on_group(group, part)
         assert result is not None
         return state, result

@@ -82,6 +82,9 @@ class Runner:
         self.steps = steps
         self._grouping = grouping
         self._grouped = steps.grouped(grouping.groups) if grouping else None
+        self._group_params = (
+            [bundle.params_of(*group) for group in grouping.groups] if grouping else []
+        )
         self._state = steps.empty_state()
 
     @property
@@ -188,5 +191,7 @@ class Runner:
             if after_group:
                 after_group(group)
 
-        self._state, result = self._grouped.run(self._pool.pages, self._state, packed, on_group)
+        self._state, result = self._grouped.run(
+            self._group_params, self._pool.pages, self._state, packed, on_group
+        )
         return result

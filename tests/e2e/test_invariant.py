@@ -14,7 +14,7 @@ from memserve_jax.launch.topology import COLOCATED_MODES
 from tests.helpers.cluster import running, tiny_config
 from tests.helpers.golden_turns import check_golden_turns
 from tests.helpers.goldens import load_golden
-from tests.helpers.pairwise import Case, full_product, label, pairwise
+from tests.helpers.pairwise import Case, each_value, full_product, label, pairwise
 
 AXES: dict[str, list[Any]] = {
     "topology": ["1p1d", "colocated", "2c", "2p1d", "1p2d"],
@@ -44,7 +44,9 @@ def is_possible(case: Case) -> bool:
 
 
 CASES = full_product(AXES, is_possible)
-SELECTED = pairwise(CASES)
+SELECTED = each_value(CASES)
+PAIRS = [case for case in pairwise(CASES) if case not in SELECTED]
+OTHERS = [case for case in CASES if case not in SELECTED and case not in PAIRS]
 
 
 def config_of(case: Case, path: str, folder: pathlib.Path) -> Config:
@@ -92,9 +94,11 @@ def check(case: Case, folder: pathlib.Path) -> None:
         check_golden_turns(served.client, golden)
 
 
-def test_the_selection_is_small_and_meets_every_pair():
-    assert len(SELECTED) <= 40
-    assert {label(case) for case in SELECTED} <= {label(case) for case in CASES}
+def test_the_selection_is_small_and_has_every_value():
+    assert len(SELECTED) <= 12 and len(PAIRS) <= 40
+    assert {label(case) for case in SELECTED + PAIRS} <= {label(case) for case in CASES}
+    for axis, values in AXES.items():
+        assert {case[axis] for case in SELECTED} == set(values)
 
 
 @pytest.mark.parametrize("case", SELECTED, ids=label)
@@ -103,6 +107,12 @@ def test_greedy_tokens(case: Case, tmp_path: pathlib.Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if case not in SELECTED], ids=label)
+@pytest.mark.parametrize("case", PAIRS, ids=label)
+def test_greedy_tokens_of_every_pair(case: Case, tmp_path: pathlib.Path):
+    check(case, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OTHERS, ids=label)
 def test_greedy_tokens_in_every_other_case(case: Case, tmp_path: pathlib.Path):
     check(case, tmp_path)

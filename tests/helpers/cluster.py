@@ -9,6 +9,7 @@ from memserve_jax.core.config import Config, parse_config
 from memserve_jax.core.types import InstanceId
 from memserve_jax.launch.background import BackgroundCluster
 from memserve_jax.proto import memserve_pb2 as pb
+from tests.helpers.shared_steps import sharing_steps
 
 PATIENCE_S = 120.0  # far more than anything on a tiny model takes
 TINY_ENGINE = {
@@ -62,7 +63,11 @@ def tiny_config(path: str, topology: str = "colocated", **sections: object) -> C
 @contextlib.contextmanager
 def running(config: Config) -> Iterator[ServedCluster]:
     """Runs a cluster; at the end it must be quiet, consistent and without a lease."""
-    with BackgroundCluster(config) as cluster, Client(cluster.target) as client:
+    with (
+        sharing_steps(),
+        BackgroundCluster(config) as cluster,
+        Client(cluster.target) as client,
+    ):
         served = ServedCluster(cluster, client)
         yield served
         served.settle()

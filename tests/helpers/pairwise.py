@@ -1,4 +1,4 @@
-"""A small selection of cases in which every two values that can meet do meet."""
+"""Small selections of cases: every value, or every two that can meet, in one of them."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -16,19 +16,14 @@ def full_product(
     return [case for case in cases if is_possible(case)]
 
 
-def pairwise(cases: Sequence[Case]) -> list[Case]:
-    """Returns some of `cases` such that each pair of values found in any is found in one of them.
+def each_value(cases: Sequence[Case]) -> list[Case]:
+    """Returns some of `cases` such that each value found in any is found in one of them."""
+    return _covering(cases, 1)
 
-    Greedy: takes the case with most pairs not seen yet, the earliest of equals.
-    """
-    pairs = [_pairs(case) for case in cases]
-    wanted = set().union(*pairs)
-    chosen = []
-    while wanted:
-        best = max(range(len(cases)), key=lambda index: len(pairs[index] & wanted))
-        chosen.append(cases[best])
-        wanted -= pairs[best]
-    return chosen
+
+def pairwise(cases: Sequence[Case]) -> list[Case]:
+    """Returns some of `cases` such that each pair of values found in any is in one of them."""
+    return _covering(cases, 2)
 
 
 def label(case: Case) -> str:
@@ -36,5 +31,13 @@ def label(case: Case) -> str:
     return "-".join(str(value) for value in case.values())
 
 
-def _pairs(case: Case) -> set[tuple[tuple[str, Any], tuple[str, Any]]]:
-    return set(itertools.combinations(case.items(), 2))
+def _covering(cases: Sequence[Case], num_together: int) -> list[Case]:
+    """Takes the case with most combinations of values not seen yet, the earliest of equals."""
+    found = [set(itertools.combinations(case.items(), num_together)) for case in cases]
+    wanted = set().union(*found)
+    chosen = []
+    while wanted:
+        best = max(range(len(cases)), key=lambda index: len(found[index] & wanted))
+        chosen.append(cases[best])
+        wanted -= found[best]
+    return chosen

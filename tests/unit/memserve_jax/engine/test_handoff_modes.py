@@ -94,12 +94,12 @@ def test_a_group_is_submitted_before_the_next_one_is_even_dispatched(pair_of):
         happened.append(("submitted", part.first_layer))
         return send(transfer_id, part, payload, to)
 
-    def recording_run(pages, state, packed, on_group):
+    def recording_run(params, pages, state, packed, on_group):
         def recording_on_group(group, part):
             happened.append(("dispatched", group[0]))
             on_group(group, part)
 
-        return run(pages, state, packed, recording_on_group)
+        return run(params, pages, state, packed, recording_on_group)
 
     transport.send = recording_send
     with unittest.mock.patch.object(pair.prefill._runner._grouped, "run", recording_run):

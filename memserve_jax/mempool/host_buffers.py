@@ -1,7 +1,6 @@
 """Buffers in host memory that parts pass through."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -19,12 +18,13 @@ HEADS = 3  # the axis of K in [n, L, C, K, S, H]
 MANY_ELEMENTS = 1 << 20  # from which on a shard is worth a thread
 
 Heads = tuple[int, int]  # the first, and the one after the last
+Shards = dict[Heads, np.ndarray]
 
 
 def empty_rows(part: Part, layout: KVLayout) -> Shaped[np.ndarray, "n L C K S H"]:
     """Returns room for a part, padded to as many rows as copies into pages are compiled for."""
     num_blocks, *row_shape = part.shape(layout)
-    return _aligned((bucket(num_blocks), *row_shape), jnp.dtype(layout.dtype))
+    return aligned((bucket(num_blocks), *row_shape), jnp.dtype(layout.dtype))
 
 
 def padded_rows(
@@ -45,7 +45,7 @@ def place(
     if not is_cut_on_cpu(1, sharding):
         return jax.block_until_ready(jax.device_put(rows, sharding))
     if sharding.is_fully_replicated:
-        return _on_devices(rows.shape, sharding, lambda _: rows)
+        return over({(0, rows.shape[HEADS]): rows}, rows.shape, sharding)
     return spread(rows, sharding)
 
 
@@ -63,24 +63,33 @@ def spread(
     Each byte is copied once, straight to the shard that it belongs to; `jax.device_put` would
     copy it twice. Devices that hold the same shard hold one memory.
     """
-    return _on_devices(whole.shape, target, lambda heads: _heads(whole, *heads))
+    wanted = list(dict.fromkeys(heads_at(whole.shape, target).values()))
+    if whole.size < MANY_ELEMENTS:
+        shards = {heads: _heads(whole, *heads) for heads in wanted}
+    else:
+        with ThreadPoolExecutor(
+            len(wanted)
+        ) as copiers:  # numpy copies without the interpreter lock
+            made = copiers.map(lambda heads: _heads(whole, *heads), wanted)
+            shards = dict(zip(wanted, made, strict=True))
+    return over(shards, whole.shape, target)
 
 
-def _on_devices(
-    shape: Sequence[int], target: NamedSharding, shard_of: Callable[[Heads], np.ndarray]
-) -> Array:
-    """Returns an array of the shards that `shard_of` makes; they are not copied."""
-    heads_at: dict[jax.Device, Heads] = {}  # pyright: ignore[reportInvalidTypeForm]
+def heads_at(shape: Sequence[int], target: NamedSharding) -> dict[jax.Device, Heads]:  # pyright: ignore[reportInvalidTypeForm]
+    """Returns which heads of packed blocks of this shape each device of `target` holds."""
+    found: dict[jax.Device, Heads] = {}  # pyright: ignore[reportInvalidTypeForm]
     for device, index in target.addressable_devices_indices_map(tuple(shape)).items():
         assert index is not None, "a device of the target without a shard"
         start, stop, _ = index[HEADS].indices(shape[HEADS])
-        heads_at[device] = (start, stop)
-    wanted = list(dict.fromkeys(heads_at.values()))
-    num_threads = len(wanted) if math.prod(shape) >= MANY_ELEMENTS else 1
-    with ThreadPoolExecutor(num_threads) as copiers:  # numpy copies without the interpreter lock
-        made = copiers.map(shard_of, wanted) if num_threads > 1 else map(shard_of, wanted)
-        shards = dict(zip(wanted, made, strict=True))
-    arrays = [jax.device_put(shards[heads], device) for device, heads in heads_at.items()]
+        found[device] = (start, stop)
+    return found
+
+
+def over(shards: Shards, shape: Sequence[int], target: NamedSharding) -> Array:
+    """Returns the array on CPU devices that aligned shards make up; they are not copied."""
+    arrays = [
+        jax.device_put(shards[heads], device) for device, heads in heads_at(shape, target).items()
+    ]
     whole = jax.make_array_from_single_device_arrays(tuple(shape), target, arrays)
     return jax.block_until_ready(whole)
 
@@ -88,12 +97,13 @@ def _on_devices(
 def _heads(whole: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Returns a copy of heads `start` to `stop - 1`, aligned."""
     wanted = whole[:, :, :, start:stop]
-    shard = _aligned(wanted.shape, whole.dtype)
+    shard = aligned(wanted.shape, whole.dtype)
     np.copyto(shard, wanted)
     return shard
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Returns memory that a CPU device takes over without a copy."""
     num_bytes = int(np.prod(shape)) * dtype.itemsize
     room = np.empty(num_bytes + ALIGNMENT_BYTES, np.uint8)
     start = -room.ctypes.data % ALIGNMENT_BYTES

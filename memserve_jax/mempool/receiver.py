@@ -123,7 +123,7 @@ class Receiver:
             self._publish(reservation, reservation.on_commit)
 
     def commit(self, transfer_id: TransferId, respond: RespondCommit) -> None:
-        """See `MemPool.commit`. What was delivered before must have landed."""
+        """See `MemPool.commit`. What was delivered before must have landed; the rest comes."""
         reservation = self._reservations.get(transfer_id)
         if reservation is None:
             was_committed = self._ended.get(transfer_id) is ReservationPhase.COMMITTED

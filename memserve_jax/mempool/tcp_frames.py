@@ -125,7 +125,7 @@ class Ack:
     """A part's end at the receiver."""
 
     number: int
-    refused_because: str = ""  # empty: it has been delivered
+    refused_because: str = ""  # empty: it lies where it stays, and is delivered next
 
     def encode(self) -> bytes:
         """Returns the frame."""

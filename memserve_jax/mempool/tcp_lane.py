@@ -1,21 +1,22 @@
 """A connection of the `tcp` transport as its sender sees it: parts go out, acks come back."""
 
 import contextlib
+import itertools
 import logging
 import queue
+import socket
 import threading
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
-
-import numpy as np
 
 from memserve_jax.core.clock import Clock
 from memserve_jax.core.errors import MemServeError, TransferFailedError
 from memserve_jax.core.types import TransferId
 from memserve_jax.mempool.part import Part
-from memserve_jax.mempool.stored_rows import StoredRows
 from memserve_jax.mempool.tcp_frames import Ack, FrameError, Hello, Kind, PartHeader
+from memserve_jax.mempool.tcp_rows import departing, is_at_hand
 from memserve_jax.mempool.tcp_sockets import (
     StalledError,
     Wire,
@@ -23,11 +24,13 @@ from memserve_jax.mempool.tcp_sockets import (
     hang_up,
     receive_frame,
     send_all,
+    send_now,
 )
 from memserve_jax.mempool.tcp_tls import TlsTerms
 from memserve_jax.mempool.transport import Payload
 
 MAX_QUEUED_PARTS = 16384  # for one peer: a call more per side, layer and block at the most
+DIRECT_BYTES = 1 << 20  # from the call itself: the kernel copies so many sooner than a thread wakes
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +65,9 @@ class Lane:
     """One connection to one peer, opened at once and kept until it breaks or is closed.
 
     A thread sends, in the order of the calls, while another takes acks: a part need not wait for
-    the one before to be acknowledged. Whatever breaks the lane fails all that is on it.
+    the one before to be acknowledged. A small part that is there, and that no other is before,
+    is sent by the call itself, as far as the kernel takes it at once. Whatever breaks the lane
+    fails all that is on it.
     """
 
     def __init__(self, address: str, terms: LaneTerms):
@@ -72,6 +77,10 @@ class Lane:
         self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._open: dict[int, Parcel] = {}  # submitted, not ended, by number; oldest first
         self._num_submitted = 0
+        self._num_queued = 0  # of which the thread has to send something
+        self._sending = threading.Lock()  # whoever sends has it; nobody waits for it with the other
+        self._rest: Iterator[list[memoryview]] = iter(())  # of a part that a call has begun
+        self._is_greeted = False
         self._socket: Wire | None = None
         self._is_over = False
         name = f"tcp-to-{address}"
@@ -95,9 +104,22 @@ class Lane:
                 return False
             if len(self._open) >= MAX_QUEUED_PARTS:
                 raise TransferFailedError(f"{len(self._open)} parts wait for {self._address}")
-            self._open[self._num_submitted] = parcel
-            self._queue.put(self._num_submitted)
+            number = self._num_submitted
             self._num_submitted += 1
+            self._open[number] = parcel
+            is_direct = self._is_direct(parcel) and self._sending.acquire(blocking=False)
+            if not is_direct:
+                self._num_queued += 1
+                self._queue.put(number)
+            sock = self._socket
+        if is_direct:
+            assert isinstance(sock, socket.socket), "sent by the thread"
+            try:
+                self._send_directly(sock, number, parcel)
+            except Exception as error:  # as in the thread
+                self._break(error)
+            finally:
+                self._sending.release()
         return True
 
     def close(self, error: MemServeError) -> None:
@@ -135,47 +157,88 @@ class Lane:
             hang_up(sock)
             if self._acks.ident is not None:
                 self._acks.join()
+            with self._sending:  # a call may be at it; none begins any more
+                pass
 
     def _talk(self, sock: Wire) -> None:
         send_all(sock, [memoryview(self._terms.hello.encode())])
         self._acks.start()
+        self._is_greeted = True
         while (number := self._queue.get()) is not None:
+            with self._sending:
+                for some in self._rest:
+                    send_all(sock, some)
+                self._rest = iter(())
+                self._send(sock, number)
             with self._lock:
-                parcel = self._open.get(number)
-                if parcel is not None and not parcel.outcome.set_running_or_notify_cancel():
-                    del self._open[number]  # it was cancelled
-                    parcel = None
-            if parcel is not None:
-                self._send(sock, number, parcel)
+                self._num_queued -= 1
 
-    def _send(self, sock: Wire, number: int, parcel: Parcel) -> None:
+    def _send(self, sock: Wire, number: int) -> None:
+        with self._lock:
+            parcel = self._open.get(number)
+        if parcel is None:
+            return
+        if parcel.sent_since_s is None:  # else a call has begun it, and that was its rest
+            for some in self._prepared(number, parcel):
+                send_all(sock, some)
+        parcel.is_sent = True
+
+    def _is_direct(self, parcel: Parcel) -> bool:
+        """Whether the call sends a part itself. TLS and checksums would keep it for longer."""
+        is_quick = isinstance(self._socket, socket.socket) and not self._terms.has_checksums
+        is_next = self._is_greeted and not self._num_queued
+        is_small = parcel.num_bytes <= DIRECT_BYTES
+        is_there = parcel.payload is not None and is_at_hand(parcel.payload)
+        return is_quick and is_next and is_small and is_there
+
+    def _send_directly(self, sock: socket.socket, number: int, parcel: Parcel) -> None:
+        buffers = self._prepared(number, parcel)
+        for some in buffers:
+            left = send_now(sock, some)
+            if left:
+                self._rest = itertools.chain([left], buffers)
+                with self._lock:
+                    self._num_queued += 1
+                    self._queue.put(number)
+                return
+        parcel.is_sent = True
+
+    def _prepared(self, number: int, parcel: Parcel) -> Iterator[list[memoryview]]:
+        """Returns the frame and the bytes of a part, once its payload is there.
+
+        Nothing where it has ended or been cancelled, or where what computed the payload failed,
+        and so has the part: the peer is not to blame.
+        """
+        with self._lock:
+            if number not in self._open:
+                return
+            payload, parcel.payload = parcel.payload, None
+            if not parcel.outcome.set_running_or_notify_cancel():
+                del self._open[number]
+                return
+        assert payload is not None, "a part was sent twice"
         try:
-            header, buffers = self._prepare(number, parcel)
-        except Exception as error:  # what computed the payload failed: the peer is not to blame
+            buffers = departing(payload, parcel.part, parcel.first_row)
+            checksum = None
+            if self._terms.has_checksums:
+                checksum = _checksum(departing(payload, parcel.part, parcel.first_row))
+        except Exception as error:
             self._take(number)
             _fail(parcel, TransferFailedError(f"its payload: {type(error).__name__}: {error}"))
             return
-        parcel.sent_since_s = self._terms.clock.now_s()
-        send_all(sock, [memoryview(header), *buffers])
-        parcel.is_sent = True
-
-    def _prepare(self, number: int, parcel: Parcel) -> tuple[bytes, list[memoryview]]:
-        """Returns the frame and the bytes of a part; waits for its payload."""
-        payload, parcel.payload = parcel.payload, None
-        assert payload is not None, "a part was sent twice"
-        buffers = _buffers(payload, parcel.first_row, parcel.part.num_blocks)
-        num_bytes = sum(buffer.nbytes for buffer in buffers)
-        if num_bytes != parcel.num_bytes:
-            raise ValueError(f"{num_bytes} bytes for a part of {parcel.num_bytes}")
         header = PartHeader(
             number=number,
             transfer_id=parcel.transfer_id,
             ticket=parcel.ticket,
             part=parcel.part,
-            num_bytes=num_bytes,
-            checksum=_checksum(buffers) if self._terms.has_checksums else None,
+            num_bytes=parcel.num_bytes,
+            checksum=checksum,
         )
-        return header.encode(), buffers
+        frame = [memoryview(header.encode())]
+        parcel.sent_since_s = self._terms.clock.now_s()
+        for some in buffers:
+            yield frame + some
+            frame = []
 
     def _take_acks(self) -> None:
         sock = self._socket
@@ -225,18 +288,8 @@ def _fail(parcel: Parcel, error: MemServeError) -> None:
         parcel.outcome.set_exception(error)
 
 
-def _buffers(payload: Payload, first_row: int, num_rows: int) -> list[memoryview]:
-    """Returns the bytes of some rows, where they lie; waits for their computation."""
-    stop = first_row + num_rows
-    if isinstance(payload, StoredRows):
-        arrays = payload.rows(first_row, stop)
-    else:
-        arrays = [np.asarray(payload)[first_row:stop]]
-    return [memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)) for array in arrays]
-
-
-def _checksum(buffers: list[memoryview]) -> int:
+def _checksum(buffers: Iterator[list[memoryview]]) -> int:
     checksum = 0
-    for buffer in buffers:
+    for buffer in itertools.chain.from_iterable(buffers):
         checksum = zlib.crc32(buffer, checksum)
     return checksum

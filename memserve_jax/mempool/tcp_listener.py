@@ -5,14 +5,11 @@ import socket
 import threading
 import zlib
 
-import jax.numpy as jnp
-import numpy as np
-
 from memserve_jax.core.errors import TransferFailedError, WrongTicketError
 from memserve_jax.core.types import Tier
-from memserve_jax.mempool.host_buffers import empty_rows, place
 from memserve_jax.mempool.port import Port
 from memserve_jax.mempool.tcp_frames import Ack, FrameError, Hello, Kind, PartHeader
+from memserve_jax.mempool.tcp_rows import Landing
 from memserve_jax.mempool.tcp_sockets import (
     StalledError,
     Wire,
@@ -147,7 +144,7 @@ class Listener:
         return hello
 
     def _take(self, sock: Wire, kind: Kind, body: bytes) -> None:
-        """Takes one part in and acknowledges it, delivered or refused."""
+        """Takes one part in; acknowledges it once it lies where it stays, or refused."""
         if kind is not Kind.PART:
             raise FrameError(f"got {kind.name}, wanted PART")
         header, port = PartHeader.decode(body), self._port
@@ -164,22 +161,23 @@ class Listener:
             _skip(sock, header.num_bytes)
             _acknowledge(sock, Ack(number=header.number, refused_because=str(error)))
             return
-        rows = self._receive(sock, header, tier)
-        payload = place(rows, port.packed_sharding) if tier is Tier.HBM else rows
-        port.deliver(header.transfer_id, header.part, payload)
+        sharding = port.packed_sharding if tier is Tier.HBM else None
+        landing = Landing(header.part, port.layout, sharding)
+        _fill(landing, sock, header)
+        landing.settle()
+        # The sender need not wait for what is left to do here; its commit will, if it comes first.
         _acknowledge(sock, Ack(number=header.number))
+        port.deliver(header.transfer_id, header.part, landing.landed())
 
-    def _receive(self, sock: Wire, header: PartHeader, tier: Tier) -> np.ndarray:
-        layout = self._port.layout
-        if tier is Tier.HBM:
-            rows = empty_rows(header.part, layout)
-        else:
-            rows = np.empty(header.part.shape(layout), jnp.dtype(layout.dtype))
-        room = memoryview(rows.reshape(-1).view(np.uint8))[: header.num_bytes]
+
+def _fill(landing: Landing, sock: Wire, header: PartHeader) -> None:
+    checksum = 0
+    for room in landing.rooms():
         receive_into(sock, room)
-        if header.checksum is not None and zlib.crc32(room) != header.checksum:
-            raise FrameError(f"{header.transfer_id}: {header.part} was damaged on its way")
-        return rows
+        if header.checksum is not None:
+            checksum = zlib.crc32(room, checksum)
+    if header.checksum not in (None, checksum):
+        raise FrameError(f"{header.transfer_id}: {header.part} was damaged on its way")
 
 
 def _acknowledge(sock: Wire, ack: Ack) -> None:

@@ -90,17 +90,26 @@ def send_all(sock: Wire, buffers: Sequence[memoryview]) -> None:
       OSError: the connection is broken.
     """
     pending = [buffer for buffer in buffers if buffer.nbytes]
-    first = 0
-    while first < len(pending):
+    while pending:
         try:
-            sent = sock.sendmsg(pending[first : first + BUFFERS_PER_CALL])
+            sent = sock.sendmsg(pending[:BUFFERS_PER_CALL])
         except BlockingIOError as error:
             raise StalledError("the peer takes no bytes") from error
-        while first < len(pending) and sent >= pending[first].nbytes:
-            sent -= pending[first].nbytes
-            first += 1
-        if sent:
-            pending[first] = pending[first][sent:]
+        pending = _after(pending, sent)
+
+
+def send_now(sock: socket.socket, buffers: Sequence[memoryview]) -> list[memoryview]:
+    """Sends as much as the kernel takes in one call without waiting; returns what is left.
+
+    Raises:
+      OSError: the connection is broken.
+    """
+    pending = [buffer for buffer in buffers if buffer.nbytes]
+    try:
+        sent = sock.sendmsg(pending[:BUFFERS_PER_CALL], (), socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return pending
+    return _after(pending, sent)
 
 
 def receive_into(sock: Wire, room: memoryview) -> None:
@@ -133,10 +142,12 @@ def receive_frame(sock: Wire) -> tuple[Kind, bytes] | None:
     start = bytearray(PREFIX_BYTES)
     room = memoryview(start)
     try:
-        receive_into(sock, room[:1])
-    except StalledError:
+        count = sock.recv_into(room, 0, socket.MSG_WAITALL)
+    except BlockingIOError:
         return None
-    receive_into(sock, room[1:])
+    if not count:
+        raise ConnectionError("the peer closed the connection")
+    receive_into(sock, room[count:])
     prefix = Prefix.decode(bytes(start))
     body = bytearray(prefix.num_bytes)
     receive_into(sock, memoryview(body))
@@ -154,6 +165,18 @@ def address_of(host: str, listener: socket.socket) -> str:
     """Returns the address at which peers that know this machine as `host` reach a listener."""
     port = listener.getsockname()[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _after(buffers: list[memoryview], num_bytes: int) -> list[memoryview]:
+    """Returns buffers, none of them empty, without their first bytes."""
+    first = 0
+    while first < len(buffers) and num_bytes >= buffers[first].nbytes:
+        num_bytes -= buffers[first].nbytes
+        first += 1
+    left = buffers[first:]
+    if num_bytes:
+        left[0] = left[0][num_bytes:]
+    return left
 
 
 def _set_buffers(sock: socket.socket) -> None:

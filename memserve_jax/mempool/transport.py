@@ -74,8 +74,8 @@ class Transport(Protocol):
         """Copies a part to `to` and hands it to the pool there.
 
         Never blocks the caller; a payload that is still being computed is waited for on a
-        thread of the transport's. The receiver's `Port.deliver` has been called when the future
-        resolves.
+        thread of the transport's. When the future resolves the bytes lie where they stay over
+        there; the receiver's `Port.deliver` is called without more from here, if not yet.
 
         Args:
           transfer_id: Names the reservation there.

@@ -89,7 +89,7 @@ def test_every_pair_of_tiers_and_shardings(target, source, devices, has_checksum
     ends.landed.expect("t", 3, tier=target)
     kv = make_kv(3)
     assert ends.send(payload=source(kv), tier=target).result(WAIT_S) is None
-    ((transfer, part, arrived),) = ends.landed.parts
+    ((transfer, part, arrived),) = ends.landed.wait_for(1)
     assert (transfer, part) == ("t", PART)
     if target is Tier.HBM:
         assert arrived.sharding == sharding_of(*devices)
@@ -124,7 +124,7 @@ def test_many_parts_share_a_connection_and_arrive_in_order(ends):
     ]
     for each in sent:
         assert each.result(WAIT_S) is None
-    assert [part for _, part, _ in ends.landed.parts] == parts
+    assert [part for _, part, _ in ends.landed.wait_for(64)] == parts
     assert ends.receiver._listener.num_connections == 1
     for (_, part, arrived), number in zip(ends.landed.parts, range(64), strict=True):
         wanted = kv[part.first_block, part.first_layer, part.first_side]
@@ -139,7 +139,8 @@ def test_a_large_part_travels_in_pieces_and_counts_as_one_call(ends, monkeypatch
     for payload in (as_device_array(kv[2:], 2, 3), StoredRows(list(kv[2:]))):
         ends.landed.expect("t", 9)
         assert ends.send(part=part, payload=payload).result(WAIT_S) is None
-        landed = [(each.first_block, each.num_blocks) for _, each, _ in ends.landed.parts]
+        parts = ends.landed.wait_for(4)
+        landed = [(each.first_block, each.num_blocks) for _, each, _ in parts]
         assert landed == [(2, 2), (4, 2), (6, 2), (8, 1)]
         for _, each, arrived in ends.landed.parts:
             rows = kv[each.first_block : each.first_block + each.num_blocks]
@@ -180,7 +181,7 @@ def test_a_refusal_fails_its_part_alone(ends):
     assert fine.result(WAIT_S) is None
     with pytest.raises(TransferFailedError, match="admitted before"):
         again.result(WAIT_S)
-    assert len(ends.landed.parts) == 1
+    assert len(ends.landed.wait_for(1)) == 1
 
 
 def test_a_wrong_ticket_costs_the_connection_and_the_next_one_is_new(ends):

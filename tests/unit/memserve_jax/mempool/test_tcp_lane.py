@@ -1,5 +1,6 @@
 """A lane against receivers that are slow, dead, or say what they must not."""
 
+import contextlib
 import threading
 from concurrent.futures import Future
 
@@ -164,6 +165,43 @@ def test_what_was_cancelled_is_not_sent(peer):
     for number in (0, 2):
         peer.say(Ack(number=number).encode())
     assert first.result(LONG_S) is None and third.result(LONG_S) is None
+
+
+def test_a_small_part_that_is_there_is_sent_by_the_call(peer):
+    settle(peer)
+    with no_thread(peer):
+        outcome = peer.submit()
+        peer.say(Ack(number=peer.take().number).encode())
+        assert outcome.result(LONG_S) is None
+
+
+def test_what_the_kernel_does_not_take_at_once_goes_by_the_thread(peer, monkeypatch):
+    settle(peer)
+    monkeypatch.setattr(tcp_lane, "DIRECT_BYTES", 1 << 30)
+    part = Part.whole(LAYOUT, 1 << 20)  # 32 MiB: more than fits in the buffers
+    outcomes = [peer.submit(part=part), peer.submit(), peer.submit()]
+    numbers = [peer.take().number for _ in outcomes]
+    assert numbers == [1, 2, 3]  # after `settle`'s, in the order of the calls
+    for number, outcome in zip(numbers, outcomes, strict=True):
+        peer.say(Ack(number=number).encode())
+        assert outcome.result(LONG_S) is None
+
+
+def settle(peer):
+    """Has the lane greet and idle."""
+    outcome = peer.submit()
+    peer.say(Ack(number=peer.take().number).encode())
+    assert outcome.result(LONG_S) is None
+    while peer.lane._num_queued:
+        pass
+
+
+@contextlib.contextmanager
+def no_thread(peer):
+    """The lane's thread would find nothing in its queue."""
+    queued, peer.lane._queue = peer.lane._queue, None
+    yield
+    peer.lane._queue = queued
 
 
 def test_a_queue_has_an_end(peer, monkeypatch):

@@ -18,6 +18,7 @@ from memserve_jax.mempool.tcp_sockets import (
     receive_frame,
     receive_into,
     send_all,
+    send_now,
     tune,
 )
 
@@ -69,6 +70,17 @@ def test_any_number_of_buffers_arrives_whole(pair):
     receive_into(pair.far, memoryview(room))
     sender.join()
     assert room == wanted
+
+
+def test_what_the_kernel_does_not_take_at_once_is_left(pair):
+    buffers = [memoryview(np.full(size, size % 251, np.uint8)) for size in (0, 5, 64 << 20, 7)]
+    left = send_now(pair.near, buffers)
+    assert [each.nbytes for each in left[1:]] == [7] and 0 < left[0].nbytes < 64 << 20
+    room = bytearray(sum(each.nbytes for each in buffers))
+    receiver = in_thread(lambda: receive_into(pair.far, memoryview(room)))
+    send_all(pair.near, left)
+    receiver.join()
+    assert room == b"".join(buffers)
 
 
 def test_a_peer_that_takes_nothing_stalls_its_sender(hasty):

@@ -51,6 +51,7 @@ def test_rows_land_where_they_belong(part, devices, passage_bytes, monkeypatch):
     landing = Landing(part, LAYOUT, sharding_of(devices))
     fill(landing, kv.tobytes())
     landed = landing.landed()
+    assert isinstance(landed, jax.Array)
     assert landed.sharding == sharding_of(devices)
     assert landed.shape[0] in (1, 2, 8)  # padded as compiled copies are
     np.testing.assert_array_equal(np.asarray(landed)[: part.num_blocks], kv)

@@ -93,7 +93,7 @@ def send_all(sock: Wire, buffers: Sequence[memoryview]) -> None:
     while pending:
         try:
             sent = sock.sendmsg(pending[:BUFFERS_PER_CALL])
-        except BlockingIOError as error:
+        except (BlockingIOError, TimeoutError) as error:  # the call's, or the connection's time
             raise StalledError("the peer takes no bytes") from error
         pending = _after(pending, sent)
 

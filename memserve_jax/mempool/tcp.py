@@ -3,8 +3,9 @@
 Bytes travel in the canonical packed layout, with the model's true heads and without padding: the
 two ends may be sharded differently. A header goes with each piece of some megabytes, however many
 blocks that is. Each peer has a connection and threads of its own, so that one which is slow,
-stopped or half gone keeps nobody else waiting, and neither the engine nor the control channel
-copies a byte.
+stopped or half gone keeps nobody else waiting. Neither the engine nor the control channel copies a
+byte, but for small parts that are at hand: those the call gives to the kernel, as much as it takes
+at once.
 """
 
 import socket

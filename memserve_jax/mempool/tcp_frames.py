@@ -2,7 +2,8 @@
 
 A frame is a prefix (magic, kind, length and CRC-32 of the body) and a body. The sender opens
 with HELLO; each PART is followed by its payload, `[num_blocks, layers, sides, K, S, H]` with the
-model's true heads, without padding; the receiver answers each part with an ACK, in any order.
+model's true heads, without padding; the receiver answers each part with an ACK, in any order,
+once its bytes lie where they stay.
 """
 
 import enum

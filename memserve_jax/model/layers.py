@@ -1,6 +1,6 @@
 """The parts of a decoder layer that do not look at other tokens."""
 
-import re
+import math
 
 import jax
 import jax.numpy as jnp
@@ -47,15 +47,18 @@ def contract(
 def _weight_first(
     letters: str, x: Float[Array, "..."], weight: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """Returns the einsum as a product weight @ x, x with its tokens last.
+    """Returns the einsum as a product of two matrices, weight @ x, x with its tokens last.
 
-    The barriers keep XLA from folding the two small transpositions into the product.
+    Of matrices: XLA would transpose a weight with two axes to contract in every step. The barriers
+    keep it from folding the two small transpositions into the product.
     """
-    of_x, of_weight, of_result = re.split(",|->", letters)
-    swapped = f"{of_weight},{of_x[1:]}{of_x[0]}->{of_result[1:]}{of_result[0]}"
-    x = jax.lax.optimization_barrier(jnp.moveaxis(x, 0, -1))
-    multiplied = jnp.einsum(swapped, weight, x, preferred_element_type=jnp.float32)
-    return jnp.moveaxis(jax.lax.optimization_barrier(multiplied), -1, 0)
+    out_shape = weight.shape[: len(letters.rpartition("->")[2]) - 1]
+    num_tokens, num_out = x.shape[0], math.prod(out_shape)
+    columns = jax.lax.optimization_barrier(x.reshape(num_tokens, -1).T)
+    multiplied = jnp.matmul(
+        weight.reshape(num_out, -1), columns, preferred_element_type=jnp.float32
+    )
+    return jax.lax.optimization_barrier(multiplied).T.reshape(num_tokens, *out_shape)
 
 
 class RMSNorm(nnx.Module):

@@ -7,7 +7,7 @@ pages are copied together first (XLA's gather), and only then multiplied.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Int32, Shaped
 
 from pallas_kernels import online_softmax
 from pallas_kernels.int8 import dequantize
@@ -52,11 +52,12 @@ def paged_attention(
         token = token + jnp.arange(turn_tokens)[None, :]  # B U
         visible = (token >= first_token[:, None]) & (token < context_lens[:, None])
 
+        heads = kv_heads * ids[:, None, :] + jnp.arange(kv_heads)[None, :, None]  # B K C
+
         def of_turn(pages: Array, scales: Array | None) -> Array:
-            gathered = pages.at[ids].get(mode="clip")  # B C K S H
+            gathered = _heads(pages).at[heads].get(mode="clip")  # B K C S H
             if scales is not None:
-                gathered = dequantize(gathered, scales.at[ids].get(mode="clip"), q.dtype)
-            gathered = gathered.transpose(0, 2, 1, 3, 4)  # B K C S H
+                gathered = dequantize(gathered, _heads(scales).at[heads].get(mode="clip"), q.dtype)
             return gathered.reshape(num_rows, kv_heads, turn_tokens, head_dim)
 
         k, v = of_turn(k_pages, k_scales), of_turn(v_pages, v_scales)
@@ -70,3 +71,8 @@ def paged_attention(
     nothing = online_softmax.start(grouped)
     state = jax.lax.fori_loop(0, turns, turn, nothing)
     return online_softmax.finish(state).reshape(num_rows, num_heads, head_dim).astype(q.dtype)
+
+
+def _heads(pages: Shaped[Array, "M K *rest"]) -> Array:
+    """Returns pages, or their scales, as one list: page i's head k is number `i * K + k`."""
+    return pages.reshape(-1, *pages.shape[2:])

@@ -25,7 +25,7 @@ _ON_TPU, _TRITON, _BOTH = (
 )
 KERNELS: Mapping[str, Mapping[str, tuple[Backend, ...]]] = {
     "paged_attention": {"tpu": _ON_TPU, "gpu": _BOTH},
-    "ragged_paged_attention": {"tpu": _ON_TPU, "gpu": _TRITON},
+    "ragged_paged_attention": {"tpu": _ON_TPU, "gpu": _BOTH},
     "kv_append": {"tpu": _ON_TPU, "gpu": _TRITON},
     "kv_gather": {"tpu": _ON_TPU, "gpu": _BOTH},
     "kv_scatter": {"tpu": _ON_TPU, "gpu": _BOTH},

@@ -5,13 +5,14 @@ from jaxtyping import Array, Float, Int32
 from pallas_kernels.backend import Backend
 from pallas_kernels.dispatch import check_groups, choose, implementations
 from pallas_kernels.pages import Pages, check_scales
-from pallas_kernels.ragged_paged_attention import pallas_gpu, pallas_tpu, reference, xla
+from pallas_kernels.ragged_paged_attention import mosaic_gpu, pallas_gpu, pallas_tpu, reference, xla
 
 _IMPLEMENTATIONS = implementations(
     reference=reference.ragged_paged_attention,
     xla=xla.ragged_paged_attention,
     tpu=pallas_tpu.ragged_paged_attention,
     triton=pallas_gpu.ragged_paged_attention,
+    mosaic_gpu=mosaic_gpu.ragged_paged_attention,
 )
 
 
@@ -43,6 +44,7 @@ def ragged_paged_attention(
     refusals = {
         Backend.MOSAIC_TPU: pallas_tpu.refusal(q, k_pages),
         Backend.TRITON: pallas_gpu.refusal(q, k_pages, **scales),
+        Backend.MOSAIC_GPU: mosaic_gpu.refusal(q, k_pages, window, **scales),
     }
     chosen = choose("ragged_paged_attention", backend, refusals)
     return _IMPLEMENTATIONS[chosen](

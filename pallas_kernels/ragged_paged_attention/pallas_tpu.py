@@ -8,7 +8,7 @@ in use point at the last one and do nothing.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,33 +16,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
-from pallas_kernels import page_stream
+from pallas_kernels import page_stream, query_tiles
 from pallas_kernels.paged_attention.pallas_tpu import refusal
 from pallas_kernels.pages import Pages
 
 __all__ = ["ragged_paged_attention", "refusal"]
 
 TILE_TOKENS = 32  # a power of two
-
-
-class Tiles(NamedTuple):
-    """Which row and which of its new tokens each of X tiles holds."""
-
-    num_used: Int32[Array, " 1"]
-    rows: Int32[Array, " X"]
-    offsets: Int32[Array, " X"]  # of the tile's first token among the row's new tokens
-    firsts: Int32[Array, " R"]  # first tile of each row
-
-
-def _lay_tiles(query_starts: Array, num_tokens: int, tile_tokens: int) -> Tiles:
-    counts = -(-(query_starts[1:] - query_starts[:-1]) // tile_tokens)  # R
-    ends = jnp.cumsum(counts)
-    most = -(-num_tokens // tile_tokens) + counts.shape[0]
-    tile = jnp.minimum(jnp.arange(most, dtype=jnp.int32), jnp.maximum(ends[-1] - 1, 0))
-    rows = jnp.searchsorted(ends, tile, side="right").astype(jnp.int32)
-    rows = jnp.minimum(rows, counts.shape[0] - 1)
-    firsts = ends - counts
-    return Tiles(ends[-1:], rows, (tile - firsts[rows]) * tile_tokens, firsts)
 
 
 def _kernel(
@@ -106,11 +86,9 @@ def ragged_paged_attention(
     """See `reference.ragged_paged_attention`; this is that, for TPU. `interpret`: Pallas's."""
     num_tokens, num_heads, head_dim = q.shape
     num_pages, kv_heads = k_pages.shape[:2]
-    tiles = _lay_tiles(query_starts, num_tokens, TILE_TOKENS)
+    tiles = query_tiles.lay_tiles(query_starts, num_tokens, TILE_TOKENS)
     num_tiles = tiles.rows.shape[0]
-    inside = jnp.arange(TILE_TOKENS, dtype=jnp.int32)
-    token = (query_starts[tiles.rows] + tiles.offsets)[:, None] + inside[None, :]
-    laid = q.at[token].get(mode="clip").transpose(0, 2, 1, 3)  # tiles N X H
+    laid = query_tiles.lay_queries(q, query_starts, tiles, TILE_TOKENS)  # tiles N X H
 
     kernel = functools.partial(_kernel, tile_tokens=TILE_TOKENS, scale=scale, window=window)
     laid = laid.reshape(num_tiles, kv_heads, -1, head_dim)  # tiles K (G X) H
@@ -127,13 +105,7 @@ def ragged_paged_attention(
     )
 
     out = out.reshape(num_tiles, num_heads, TILE_TOKENS, head_dim)
-    token = jnp.arange(num_tokens, dtype=jnp.int32)
-    row = jnp.searchsorted(query_starts, token, side="right").astype(jnp.int32) - 1
-    row = jnp.minimum(row, context_lens.shape[0] - 1)
-    offset = token - query_starts[row]
-    tile = tiles.firsts[row] + offset // TILE_TOKENS
-    back = out.at[tile, :, offset % TILE_TOKENS].get(mode="clip")  # T N H
-    return jnp.where((token < query_starts[-1])[:, None, None], back, jnp.zeros((), q.dtype))
+    return query_tiles.take_back(out, query_starts, tiles, num_tokens)
 
 
 def _over_tiles(

@@ -137,10 +137,11 @@ def test_decode_compiles_over_batches_contexts_and_groups(rows, context_tokens, 
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_mosaic_decode_compiles(head_dim):
+@pytest.mark.parametrize("op", ["paged_attention", PREFILL])
+def test_mosaic_attention_compiles(op, head_dim):
     case = Case("bfloat16", head_dim)
-    function, arguments = case.paged_attention(Backend.MOSAIC_GPU)
+    function, arguments = getattr(case, op)(Backend.MOSAIC_GPU)
     compiled = compile_for_gpu(case.mesh, function, *arguments)
     check(compiled, Backend.MOSAIC_GPU, case)
     cell = f"{compiled.temp_bytes / 1e6:.1f} MB scratch"
-    REPORT.add("sm_90 (H200)", "paged_attention, mosaic_gpu", f"bfloat16, {head_dim}", cell)
+    REPORT.add("sm_90 (H200)", f"{op}, mosaic_gpu", f"bfloat16, {head_dim}", cell)

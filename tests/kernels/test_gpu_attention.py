@@ -15,7 +15,7 @@ from pallas_kernels.ragged_paged_attention import pallas_gpu as prefill_kernel
 from pallas_kernels.ragged_paged_attention.op import ragged_paged_attention
 from pallas_kernels.tiles import DecodeTile, PrefillTile
 from tests.helpers.gpu import IGNORE_DEPRECATION, MOSAIC_GPU, TRITON, need_gpu_for
-from tests.helpers.paged import assert_close, make_queries, make_rows
+from tests.helpers.paged import assert_close, assert_no_race, make_queries, make_rows
 
 pytestmark = pytest.mark.filterwarnings(IGNORE_DEPRECATION)
 
@@ -81,6 +81,26 @@ def test_mosaic_decode_matches_reference(head_dim, group, page_size, backend):
     q = make_queries(len(EDGES), 2 * group, **options)
     got = decode(rows, q, backend=backend)
     assert_close(got, decode(rows, q, backend=Backend.REFERENCE))
+
+
+@pytest.mark.parametrize("backend", MOSAIC_GPU)
+@pytest.mark.parametrize(
+    ("head_dim", "group", "page_size", "batch"),
+    [
+        (128, 4, 16, [(0, 0), (150, 1), (70, 37)]),
+        pytest.param(64, 1, 32, MIXED, marks=pytest.mark.slow),
+        pytest.param(64, 7, 64, [(90, 70), (0, 0), (64, 64), (1, 1)], marks=pytest.mark.slow),
+    ],
+)
+def test_mosaic_prefill_matches_reference(head_dim, group, page_size, batch, backend, capfd):
+    options = {"head_dim": head_dim, "dtype": "bfloat16"}
+    rows = make_rows(contexts(batch), page_size=page_size, **options)
+    num_tokens = sum(new for _, new in batch) + PADDING
+    q = make_queries(num_tokens, 2 * group, **options)
+    got = prefill(rows, q, batch=batch, backend=backend)
+    assert_close(got, prefill(rows, q, batch=batch, backend=Backend.REFERENCE))
+    assert not got[-PADDING:].any()
+    assert_no_race(capfd)
 
 
 @pytest.mark.parametrize("backend", TRITON)

@@ -10,6 +10,7 @@ from tests.unit.memserve_jax.bench.test_kernel_case import case
         ("paged_attention", "cpu", "xla", {"reference"}),
         ("paged_attention", "gpu", "triton", {"mosaic_gpu", "xla", "reference", "jax"}),
         ("paged_attention", "tpu", "mosaic_tpu", {"xla", "reference", "jax"}),
+        ("ragged_paged_attention", "gpu", "triton", {"mosaic_gpu", "xla", "reference"}),
         ("kv_gather", "gpu", "triton", {"mosaic_gpu", "xla"}),
     ],
 )

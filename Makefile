@@ -54,7 +54,7 @@ smoke: setup  ## a selection of the tests on the other supported Python, if ther
 	@.ci/smoke
 
 test-aot: .venv-aot/.ready  ## compile for accelerators that are not here; ARGS="-m aot --aot-report FILE": all
-	.venv-aot/bin/python -m pytest -m "aot and not slow" tests/aot $(ARGS)
+	.venv-aot/bin/python -m pytest -n $(WORKERS) -m "aot and not slow" tests/aot $(ARGS)
 .venv-aot/.ready: pyproject.toml
 	$(call make_venv,-aot,$(PYTHON),-e '.[aot]')
 

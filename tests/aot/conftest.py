@@ -15,7 +15,7 @@ import pathlib
 import jax
 import pytest
 
-from tests.helpers.aot import REPORT
+from tests.helpers.aot import REPORT, Cell
 
 # Read by libtpu when it is loaded, which is when a topology is first asked for.
 os.environ |= {
@@ -27,6 +27,7 @@ os.environ |= {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
 }
+POSITION = pytest.StashKey[int]()  # of a test among all
 COMPILERS = {"test_tpu_": "libtpu", "test_gpu_": "jax_cuda12_plugin"}
 
 collect_ignore_glob = [
@@ -48,9 +49,24 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(items):
     folder = pathlib.Path(__file__).parent
-    for item in items:
+    for position, item in enumerate(items):
         if item.path.is_relative_to(folder):
             item.add_marker(pytest.mark.aot)
+            item.stash[POSITION] = position
+
+
+def pytest_runtest_setup(item):
+    REPORT.position = item.stash[POSITION]
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # one of several processes: the first one reports
+        session.config.workeroutput["aot"] = [tuple(cell) for cell in REPORT.cells]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    REPORT.cells += [Cell(*cell) for cell in getattr(node, "workeroutput", {}).get("aot", [])]
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -5,10 +5,11 @@ import dataclasses
 import functools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pytest
 from jax.experimental import topologies
 from jax.experimental.layout import Format, Layout
 from jax.experimental.pallas import tpu as pltpu
@@ -44,6 +45,16 @@ GENERATIONS = tuple(
         ("7x", "TPU7x:1x1x1", "TPU7x:2x2x1"),
     )
 )
+V5E = next(generation for generation in GENERATIONS if generation.name == "v5e")  # least memory
+# For what takes the compilers minutes: every run has it for one generation, slow runs for all.
+ONE_IN_EVERY_RUN = [
+    pytest.param(
+        generation,
+        id=generation.name,
+        marks=() if generation is V5E else pytest.mark.slow,
+    )
+    for generation in GENERATIONS
+]
 
 
 @functools.cache
@@ -166,20 +177,34 @@ def tpu_limits(mesh: Mesh) -> Any:
         return pltpu.get_tpu_info()
 
 
+class Cell(NamedTuple):
+    """A cell of a report's table."""
+
+    position: int  # of the test that filled it
+    table: str
+    row: str
+    column: str
+    text: str
+
+
 class Report:
-    """Tables of what was compiled, filled by tests in any order."""
+    """Tables of what was compiled, filled by tests in any order and in several processes."""
 
     def __init__(self) -> None:
-        self._tables: dict[str, dict[str, dict[str, str]]] = {}
+        self.position = 0  # of the test that runs, among all
+        self.cells: list[Cell] = []
 
-    def add(self, table: str, row: str, column: str, cell: str) -> None:
-        """Sets a cell; tables, rows and columns stand in the order of their first cells."""
-        self._tables.setdefault(table, {}).setdefault(row, {})[column] = cell
+    def add(self, table: str, row: str, column: str, text: str) -> None:
+        """Sets a cell; tables, rows and columns stand in the order of the tests."""
+        self.cells.append(Cell(self.position, table, row, column, text))
 
     def lines(self) -> list[str]:
         """Returns the tables as they are printed; they are markdown."""
+        tables: dict[str, dict[str, dict[str, str]]] = {}
+        for cell in sorted(self.cells):
+            tables.setdefault(cell.table, {}).setdefault(cell.row, {})[cell.column] = cell.text
         lines = []
-        for title, rows in self._tables.items():
+        for title, rows in tables.items():
             columns = list(dict.fromkeys(name for row in rows.values() for name in row))
             lines += ["", f"## {title}", "", "| | " + " | ".join(columns) + " |"]
             lines.append("|---" * (1 + len(columns)) + "|")

@@ -1,11 +1,12 @@
 """A cluster in simulated time: the scheduler's own classes over instances without models.
 
-Router, flights, load table, prompt trees, cost model and policies are the ones that serve; only
-the instances and the clock are made up. Nothing is random here: one workload, one result.
+Router, flights, load table, prompt trees, cost model, policies and, where it is wanted, the gate
+are the ones that serve; only the instances and the clock are made up. Nothing is random here: one
+workload, one result.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from memserve_jax.bench.simulated_instance import (
@@ -16,14 +17,25 @@ from memserve_jax.bench.simulated_instance import (
 from memserve_jax.bench.timeline import Timeline
 from memserve_jax.core.block_keys import BlockKeys, block_keys
 from memserve_jax.core.config import SchedulerSection
+from memserve_jax.core.errors import OverloadedError
+from memserve_jax.core.overload_section import QueueSection, SloSection
 from memserve_jax.core.types import CachingMode, InstanceId, Request, Role, Tier
 from memserve_jax.proto import memserve_pb2 as pb
 from scheduler.flights import Flight
+from scheduler.gate import Ticket
 from scheduler.policies import POLICIES
 from scheduler.router import Plan, Router
 from scheduler.state import make_state
 
 MODEL = "simulated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateShape:
+    """Who waits at the scheduler, and who is refused."""
+
+    queue: QueueSection = field(default_factory=QueueSection)
+    slo: SloSection = field(default_factory=SloSection)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +50,7 @@ class ClusterShape:
     link_bytes_per_s: float = 10e9  # between two instances
     heartbeat_s: float = 0.5
     prompt_tree_ttl_s: float = 300.0
+    gate: GateShape | None = None  # None: whoever comes is sent to an instance at once
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,8 +86,12 @@ class SimulatedCluster:
         """Registers an instance per role, called i000, i001 and so on."""
         self.timeline = Timeline()
         self.records: list[SimulatedRecord] = []
+        self.refused: list[Request] = []
         self._shape = shape
+        gate = shape.gate or GateShape()
         section = SchedulerSection(
+            queue=gate.queue,
+            slo=gate.slo,
             prompt_tree_ttl_s=shape.prompt_tree_ttl_s,
             heartbeat_s=shape.heartbeat_s,
             max_in_flight=1_000_000,  # nobody is held back here
@@ -122,7 +139,37 @@ class SimulatedCluster:
 
     def _arrive(self, request: Request, output_tokens: int) -> None:
         flight = self.state.flights.admit(request.request_id)
-        plan = self.router.plan(request)
+        gate, tickets = self.state.gate, list[Ticket]()
+
+        def leave() -> None:
+            for ticket in tickets:
+                gate.leave(ticket, num_output=output_tokens)
+
+        def refuse() -> None:
+            leave()
+            self.refused.append(request)
+            self.state.flights.land(flight)
+            self.landed()
+
+        def on_turn(error: OverloadedError | None) -> None:
+            if error is None:
+                self._send(request, output_tokens, flight, leave)
+            else:  # later: the gate is at work
+                self.timeline.after(0.0, refuse)
+
+        if self._shape.gate is None:
+            self._send(request, output_tokens, flight, leave)
+            return
+        try:
+            tickets.append(gate.enter(request, flight, on_turn, time_left_s=None))
+        except OverloadedError:
+            refuse()
+
+    def _send(
+        self, request: Request, output_tokens: int, flight: Flight, leave: Callable[[], None]
+    ) -> None:
+        avoid = self.state.gate.full() if self._shape.gate else frozenset[InstanceId]()
+        plan = self.router.plan(request, avoid)
         self.state.flights.depart(flight, plan.route, plan.work)
         record = SimulatedRecord(
             request=request,
@@ -132,13 +179,15 @@ class SimulatedCluster:
             sequences_there=self.instances[plan.prefill.instance].num_sequences,
         )
         self.records.append(record)
-        _Journey(self, plan, flight, record).start()
+        _Journey(self, plan, flight, record, leave).start()
 
     def _heartbeats(self) -> None:
         for instance in self.instances.values():
             status = self._status(instance)
             self.state.cluster.heartbeat(status)
             self.state.loads.heard(status)
+        if self._shape.gate is not None:
+            self.state.gate.expire()
         self.timeline.after(self._shape.heartbeat_s, self._heartbeats)
 
     def _status(self, instance: SimulatedInstance) -> pb.InstanceStatus:
@@ -173,9 +222,15 @@ class _Journey:
     """One request from its route to its end, with what the front door learns on the way."""
 
     def __init__(
-        self, cluster: SimulatedCluster, plan: Plan, flight: Flight, record: SimulatedRecord
+        self,
+        cluster: SimulatedCluster,
+        plan: Plan,
+        flight: Flight,
+        record: SimulatedRecord,
+        leave: Callable[[], None],
     ):
         self._cluster = cluster
+        self._leave = leave
         self._plan = plan
         self._flight = flight
         self._record = record
@@ -223,6 +278,7 @@ class _Journey:
         record.done_s = self._cluster.timeline.now_s
         output = _made_up_output(self._plan.request, record.output_tokens)
         self._cluster.router.finished(self._plan, output)
+        self._leave()
         self._cluster.state.flights.land(self._flight)
         self._cluster.landed()
         history = self._history(output)

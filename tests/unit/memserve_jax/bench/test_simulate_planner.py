@@ -16,6 +16,6 @@ def test_roles_follow_a_load_that_turns():
     assert without["moves"] == 0 and with_planner["moves"] == 3
     assert without["requests"] == with_planner["requests"]
     for phase in ("long prompts", "long answers"):
-        assert with_planner["good"][phase] > without["good"][phase] + 0.2
-    assert with_planner["goodput"] > 2 * without["goodput"]
+        assert with_planner["good"][phase] > without["good"][phase]
+    assert with_planner["refused"] < without["refused"]
     assert all(bound.holds for bound in report.bounds), report.bounds

@@ -1,12 +1,15 @@
 """A simulated cluster: the scheduler's classes route, learn and end up empty."""
 
+import dataclasses
+
 import pytest
 
-from memserve_jax.bench.simulated_cluster import ClusterShape, SimulatedCluster
+from memserve_jax.bench.simulated_cluster import ClusterShape, GateShape, SimulatedCluster
 from memserve_jax.bench.simulated_instance import InstanceShape
 from memserve_jax.bench.simulated_workload import PrefixLoad, arrivals
 from memserve_jax.core.block_keys import block_keys
 from memserve_jax.core.cost_model import CostModel
+from memserve_jax.core.overload_section import SloSection
 from memserve_jax.core.types import Role
 
 SHAPE = InstanceShape(cost=CostModel(fixed_s=5e-3, s_per_token=3e-5, s_per_token_pair=1e-9))
@@ -54,6 +57,21 @@ def test_pairs_hand_over_and_send_back():
 def test_the_same_again_is_the_same():
     first, second = simulated(*[Role.COLOCATED] * 3), simulated(*[Role.COLOCATED] * 3)
     assert first.records == second.records
+
+
+def test_behind_the_gate_who_would_be_late_is_refused_and_nobody_is_lost():
+    gate = GateShape(slo=SloSection(ttft_s=0.3))
+    cluster = SimulatedCluster(ClusterShape(roles=(Role.COLOCATED,), instance=SHAPE, gate=gate))
+    crowd = dataclasses.replace(LOAD, rate=400.0, own_tokens=400, num_requests=200)
+    for arrival in arrivals(crowd):
+        cluster.offer(arrival.request, arrival.output_tokens)
+    cluster.run()
+    cluster.check()
+    assert len(cluster.state.flights) == cluster.state.gate.num_waiting == 0
+    assert len(cluster.records) + len(cluster.refused) == 200
+    assert len(cluster.refused) > 20 and len(cluster.records) > 20
+    late = [record for record in cluster.records if record.ttft_s > 0.6]
+    assert len(late) < 0.1 * len(cluster.records)
 
 
 @pytest.mark.parametrize("policy", ["round_robin", "least_load", "session", "longest_prefix"])

@@ -50,7 +50,10 @@ def calls_of(mode, num_prompt, num_cached, num_held):
 
 
 @pytest.mark.parametrize("mode", [*TransferMode, "auto"])
-@pytest.mark.parametrize("caching", [CachingMode.PD_CACHING_1, CachingMode.PD_CACHING_3])
+@pytest.mark.parametrize(
+    "caching",
+    [pytest.param(CachingMode.PD_CACHING_1, marks=pytest.mark.slow), CachingMode.PD_CACHING_3],
+)
 def test_a_conversation(pair_of, caching, mode):
     pair = pair_of(caching, mempool={"transfer_mode": str(mode)})
     prompt, num_held = random_prompt(75), 0
@@ -77,7 +80,7 @@ def test_a_conversation(pair_of, caching, mode):
 
 
 @pytest.mark.parametrize(("prefill_tp", "decode_tp"), [(1, 2), (2, 1)])
-@pytest.mark.parametrize("mode", ["by_layer", "by_request"])
+@pytest.mark.parametrize("mode", ["by_layer", pytest.param("by_request", marks=pytest.mark.slow)])
 def test_tensor_parallelism_may_differ(pair_of, mode, prefill_tp, decode_tp):
     pair = pair_of(prefill_tp=prefill_tp, decode_tp=decode_tp, mempool={"transfer_mode": mode})
     prompt = random_prompt(45)
@@ -333,7 +336,7 @@ def test_auto_aggregates_a_burst_and_goes_back(pair_of):
     assert pair.prefill.counters.kv_transfer_calls < 6 * 2 * LAYERS
 
 
-@pytest.mark.parametrize("mode", ["by_layer", "auto"])
+@pytest.mark.parametrize("mode", ["by_layer", pytest.param("auto", marks=pytest.mark.slow)])
 def test_chaos_leaks_nothing_and_changes_no_token(pair_of, mode):
     limits = {"auto_low_tokens": 20, "auto_high_tokens": 50}
     pair = pair_of(mempool={"transfer_mode": mode, **limits})

@@ -43,7 +43,10 @@ def test_tokens_and_logits_are_those_of_transformers(name):
     assert difference.max() <= TOLERANCE
 
 
-@pytest.mark.parametrize(("name", "chunk", "block"), [("mistral", 48, 8), ("llama3", 33, 32)])
+@pytest.mark.parametrize(
+    ("name", "chunk", "block"),
+    [pytest.param("mistral", 48, 8, marks=pytest.mark.slow), ("llama3", 33, 32)],
+)
 def test_chunks_and_blocks_do_not_matter(name, chunk, block):
     golden = load_golden(name)
     runner = PagedRunner(bundle_of(name), chunk_tokens=chunk, block_size=block)
@@ -52,7 +55,7 @@ def test_chunks_and_blocks_do_not_matter(name, chunk, block):
     assert np.abs(answers.logits - golden.logits[:, :2]).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["llama3", "qwen3"])
+@pytest.mark.parametrize("name", ["llama3", pytest.param("qwen3", marks=pytest.mark.slow)])
 def test_bfloat16_is_near(name):
     """Fed the golden tokens, bf16 logits stay near float32 ones."""
     golden = load_golden(name)

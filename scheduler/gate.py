@@ -22,6 +22,7 @@ from scheduler.rooms import Rooms
 
 OUTPUT_WEIGHT = 2.0  # of a token decoded beside one prefilled, as in VTC (arXiv 2401.00588)
 TURNS_KEPT = 32  # their times give the pace
+LEAST_TURNS = 8  # that make a pace: a stall between fewer, as to compile, foretells nothing
 
 
 class Stage(enum.StrEnum):
@@ -84,7 +85,7 @@ class Gate:
         """Returns the seconds until it would be the turn of one who came now; 0: nobody waits."""
         if not self._queue:
             return 0.0
-        if len(self._turns_s) < 2:  # there is no pace yet: at least as long as others so far
+        if len(self._turns_s) < LEAST_TURNS:  # no pace yet: at least as long as others so far
             return self._clock.now_s() - min(place.since_s for place in self._queue)
         return len(self._queue) * self._interval_s(0.0)
 
@@ -284,7 +285,7 @@ class Gate:
         Time that passes without a turn counts: instances that stand still make the queue long.
         """
         num_turns = len(self._turns_s)
-        if num_turns < 2:
+        if num_turns < LEAST_TURNS:
             return prefill_s / max(1, self._rooms.num_prefillers)
         return (self._clock.now_s() - self._turns_s[0]) / num_turns
 

@@ -293,7 +293,7 @@ async def _until_registered(target: str, *, timeout_s: float = 30.0) -> None:
             try:
                 await stub.Route(probe)
                 return
-            except Exception:
+            except Exception:  # of gRPC, which benches do not import; the last one is raised
                 if time.monotonic() > deadline_s:
                     raise
                 await asyncio.sleep(0.05)

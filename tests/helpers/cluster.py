@@ -49,11 +49,7 @@ def tiny_config(path: str, topology: str = "colocated", **sections: object) -> C
         "model": {"path": path, "dtype": "float32"},
         "mempool": {"hbm_blocks": 256, "transfer_timeout_s": 60.0},
         "engine": TINY_ENGINE,
-        "scheduler": {
-            "heartbeat_s": 0.1,
-            "heartbeat_timeout_s": 60.0,
-            "slo": {"deadlines": False},  # first tokens compile here, and foretell nothing
-        },
+        "scheduler": {"heartbeat_s": 0.1, "heartbeat_timeout_s": 60.0},
         "topology": topology,
         "port": 0,
     }

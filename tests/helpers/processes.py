@@ -34,7 +34,6 @@ TINY = {  # section.key -> value: what makes processes start quickly, and tests 
     "mempool.hbm_blocks": "256",
     "scheduler.heartbeat_s": "0.1",
     "scheduler.heartbeat_timeout_s": "30",  # a busy machine is no dead instance
-    "scheduler.slo.deadlines": "false",  # first tokens compile here, and foretell nothing
 }
 
 

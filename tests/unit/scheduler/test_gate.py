@@ -172,6 +172,25 @@ def test_who_would_be_late_is_refused_and_who_has_become_late_too():
     bench.check()
 
 
+def test_a_stall_foretells_the_rest_only_once_turns_make_a_pace():
+    bench = Bench()
+    for name in "abcdefghijkl":
+        bench.come(name)
+    for name in "abc":  # two turns of those who wait, 100 s apart
+        bench.go(name)
+        bench.clock.advance(100.0)
+        bench.end(name)
+    assert bench.come("x", time_left_s=60.0).stage is Stage.WAITING  # eight ahead, 1 s each
+    bench.end("x")
+    for name in "defghi":
+        bench.go(name)
+        bench.clock.advance(100.0)
+        bench.end(name)
+    with pytest.raises(OverloadedError, match="deadline"):
+        bench.come("y", time_left_s=60.0)
+    bench.check()
+
+
 def test_deadlines_count_where_they_should():
     for honours, refused in ((True, True), (False, False)):
         bench = Bench(slo={"deadlines": honours})

@@ -43,6 +43,7 @@ class Dispatched:
     num_prompt_tokens: int
     predicted_s: float  # where it computes prompts, else 0
     since_s: float
+    num_compiled: int  # shapes compiled before it
 
 
 @runtime_checkable
@@ -103,9 +104,10 @@ class Pipeline:
         now_s = self._clock.now_s()
         if step.num_prompt_tokens:
             seconds = now_s - max(step.since_s, self._read_s)
-            self.prefill_rate.add(step.num_prompt_tokens, seconds)
             self._forecast.stepped(step.predicted_s, seconds)
-            self._forecast.measured(self.prefill_rate.tokens_per_s)
+            if step.num_compiled == self._runner.num_compiled:  # else it tells nothing
+                self.prefill_rate.add(step.num_prompt_tokens, seconds)
+                self._forecast.measured(self.prefill_rate.tokens_per_s)
         self._read_s = now_s
         tokens = []
         for chunk, line in zip(step.chunks, step.lines, strict=True):
@@ -116,7 +118,7 @@ class Pipeline:
         return tokens
 
     def _dispatch(self, chunks: list[Chunk]) -> Dispatched:
-        now_s = self._clock.now_s()
+        now_s, num_compiled = self._clock.now_s(), self._runner.num_compiled
         chunks.sort(key=_row)
         rows = [_row(chunk) for chunk in chunks]
         num_prompt_tokens = 0
@@ -140,7 +142,9 @@ class Pipeline:
             result = self._runner.dispatch_mixed(rows, tokens, num_tokens, after_group)
         for chunk in chunks:
             _advance(chunk)
-        return Dispatched(chunks, lines, result, num_prompt_tokens, predicted_s, now_s)
+        return Dispatched(
+            chunks, lines, result, num_prompt_tokens, predicted_s, now_s, num_compiled
+        )
 
     def _predicted_s(self, chunks: list[Chunk]) -> float:
         num_tokens = sum(chunk.num_tokens for chunk in chunks)

@@ -15,7 +15,7 @@ from tests.helpers.sequences import make_sequence
 class ScriptedRunner(Runner):
     """Samples 100, 101, ... one a step and line; notes what it was asked for."""
 
-    decodes = True
+    decodes, num_compiled = True, 0
 
     def __init__(self, rows):
         self.rows, self.asked, self.num_steps = rows, [], 0
@@ -182,3 +182,16 @@ def test_queueing_time_and_rate_are_measured():
     pipeline.drain()
     assert pipeline.prefill_rate.tokens_per_s == 10.0
     assert pipeline.num_prompt_tokens == 5
+
+
+def test_what_was_compiled_meanwhile_is_no_measure_of_prefills():
+    pipeline, runner, _, clock = make_pipeline()
+    first, second = on_row(0), on_row(1, order=1)
+    pipeline.exchange([Chunk(first, 5, True)])
+    runner.num_compiled += 1  # with this step, or with the next one before this one is read
+    clock.advance(60.0)
+    pipeline.exchange([Chunk(second, 5, True)])
+    assert pipeline.prefill_rate.tokens_per_s == 0.0
+    clock.advance(0.5)
+    pipeline.drain()
+    assert pipeline.prefill_rate.tokens_per_s == 10.0

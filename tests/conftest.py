@@ -1,12 +1,25 @@
-"""Eight emulated CPU devices, strict dtypes, a persistent compile cache; before jax is used."""
+"""Eight emulated CPU devices, strict dtypes, quick compilation; before jax is used.
 
+Tests spend most of their time in XLA's compiler, on tiny programs that run once. So XLA neither
+optimises them nor emits its fusions through MLIR, here and in the processes that tests start;
+`compiled_for_speed` gives back what users have, and the demo has it too.
+"""
+
+import gc
 import os
 import pathlib
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_extra_options="
+    "xla_cpu_disable_new_fusion_emitters,xla_cpu_disable_loop_unrolling,xla_cpu_optimize_for_size"
+)
 
 import hypothesis
 import jax
+import pytest
 
 CACHE = pathlib.Path(__file__).parent.parent / "build" / "jax_cache"
 
@@ -20,3 +33,15 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # The same examples on every machine, however slow it is.
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("house")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # modules and tests stay: no collection needs to look at them again
+
+
+@pytest.fixture
+def compiled_for_speed() -> Iterator[None]:
+    """Compiles what is first run here as users do, but for the emitter of fusions."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

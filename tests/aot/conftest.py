@@ -36,11 +36,13 @@ collect_ignore_glob = [
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _no_compile_cache():
-    """Compilers without devices write to the persistent cache and cannot read from it."""
+def _as_served():
+    """Optimised, as what serves is. Compilers without devices cannot read from the cache."""
+    jax.config.update("jax_disable_most_optimizations", False)
     jax.config.update("jax_enable_compilation_cache", False)
     yield
     jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_addoption(parser):

@@ -1,16 +1,14 @@
 """A `memserve` process that stops where a test says: at a phase of a transfer or of a request.
 
-Run as `python -m tests.helpers.breakpoints FOLDER NAME ARGUMENTS...`: it is `memserve ARGUMENTS`,
-but whenever something enters a phase it looks for FOLDER/NAME.PHASE.armed. If that is there, it
-becomes FOLDER/NAME.PHASE.hit, and the thread that entered the phase stands still until
-FOLDER/NAME.PHASE.go is there. A breakpoint is hit once. Phases are called `transfer.moving`,
-`reservation.open`, `sequence.running` and so on; `transfer-back.` and `reservation-back.` are
-those of KV that goes back from a decode instance. An answer enters `answer.7` with its seventh
-token, which has not left the instance then.
+`run_with_breakpoints` is `memserve`, but whenever something enters a phase it looks for
+FOLDER/NAME.PHASE.armed. If that is there, it becomes FOLDER/NAME.PHASE.hit, and the thread that
+entered the phase stands still until FOLDER/NAME.PHASE.go is there. A breakpoint is hit once. Phases
+are called `transfer.moving`, `reservation.open`, `sequence.running` and so on; `transfer-back.` and
+`reservation-back.` are those of KV that goes back from a decode instance. An answer enters
+`answer.7` with its seventh token, which has not left the instance then.
 """
 
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -109,12 +107,11 @@ def stop_when_made(
     kind.__init__ = stopping
 
 
-def run() -> None:
-    """Runs `memserve` with breakpoints."""
-    folder, name, *arguments = sys.argv[1:]
+def run_with_breakpoints(folder: pathlib.Path, name: str, arguments: Sequence[str]) -> None:
+    """Runs `memserve` with breakpoints, in a process of its own."""
 
     def stop(phase: str) -> None:
-        stop_at(pathlib.Path(folder), name, phase)
+        stop_at(folder, name, phase)
 
     def of_transfer(transfer: Transfer, phase: str) -> str:
         return f"transfer{'-back' if transfer.to.startswith('p') else ''}.{phase}"
@@ -130,7 +127,3 @@ def run() -> None:
     stop_after(Answer, "push", lambda answer, _: f"answer.{answer.num_tokens}", stop)
     stop_after(sequences.Sequence, "enter", lambda sequence, phase: f"sequence.{phase}", stop)
     main(arguments)
-
-
-if __name__ == "__main__":
-    run()

@@ -214,8 +214,9 @@ def _whole_forward(length: int):
     return logits_of
 
 
-def naive_logits(token_ids, length=512) -> np.ndarray:
+def naive_logits(token_ids) -> np.ndarray:
     """Returns the logits after `token_ids`, all computed in one pass, cached nowhere."""
+    length = max(128, 1 << (len(token_ids) - 1).bit_length())  # few shapes to compile
     padded = np.zeros(length, np.int32)
     padded[: len(token_ids)] = token_ids
     return np.asarray(_whole_forward(length)(bundle_on().params, padded, np.int32(len(token_ids))))

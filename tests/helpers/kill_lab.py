@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ import grpc
 from memserve_jax.client import Client, ClientError
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceStub
-from tests.helpers.breakpoints import Breakpoints
+from tests.helpers.breakpoints import Breakpoints, run_with_breakpoints
 from tests.helpers.goldens import Golden
 from tests.helpers.processes import PATIENCE_S, Process, ProcessCluster
 
@@ -166,12 +166,12 @@ class BreakpointCluster(ProcessCluster):
     points: pathlib.Path
 
     def _start(self, name: str, arguments: Sequence[str]) -> None:
-        points, log_path = self.points, self._folder / f"{name}.log"
-
-        class Stopping(Process):
-            program = (sys.executable, "-m", "tests.helpers.breakpoints", str(points), name)
-
-        self.processes[name] = Stopping(name, arguments, log_path=log_path)
+        self.processes[name] = Process(
+            name,
+            arguments,
+            log_path=self._folder / f"{name}.log",
+            forks=functools.partial(run_with_breakpoints, self.points, name),
+        )
 
 
 class Asking(threading.Thread):

@@ -4,7 +4,6 @@ Each process writes its stderr to a file; whatever a test does, none outlives it
 """
 
 import contextlib
-import os
 import pathlib
 import select
 import signal
@@ -15,15 +14,17 @@ from dataclasses import dataclass
 
 import grpc
 
+from memserve_jax.cli import main
 from memserve_jax.client import Client
 from memserve_jax.core.config import parse_config
 from memserve_jax.launch.topology import InstancePlan, plan_cluster
 from memserve_jax.proto import memserve_pb2 as pb
 from memserve_jax.proto.memserve_pb2_grpc import InstanceServiceStub
+from tests.helpers.forks import Fork, Main
 
 ROOT = pathlib.Path(__file__).parents[2]
+PROGRAM = (sys.executable, "-m", "memserve_jax.cli")
 PATIENCE_S = 120.0  # far more than anything on a tiny model takes
-ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 TINY = {  # section.key -> value: what makes processes start quickly, and tests see soon
     "model.dtype": "float32",
     "engine.warm_up": "false",
@@ -40,25 +41,33 @@ TINY = {  # section.key -> value: what makes processes start quickly, and tests 
 class Process:
     """One `memserve` process of ours."""
 
-    program: tuple[str, ...] = (sys.executable, "-m", "memserve_jax.cli")
-
-    def __init__(self, name: str, arguments: Sequence[str], *, log_path: pathlib.Path):
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        log_path: pathlib.Path,
+        forks: Main | None = None,
+    ):
         """Starts it; `wait_until_ready` waits for its line.
 
         Args:
           name: What tests call it.
           arguments: Of `memserve`.
           log_path: Gets its stderr, behind what is there.
+          forks: What a fork is to run with them; None: a `memserve` is started as users do.
         """
         self.name = name
         self.arguments = tuple(arguments)
         self.log_path = log_path
         self.line = ""  # what it said on stdout once it was ready
         with log_path.open("ab") as log:
+            if forks is not None:
+                self.popen = Fork(forks, arguments, cwd=ROOT, log=log)
+                return
             self.popen = subprocess.Popen(
-                [*self.program, *arguments],
+                [*PROGRAM, *arguments],
                 cwd=ROOT,
-                env={**os.environ, **ENVIRONMENT},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -98,7 +107,7 @@ class Process:
         """Sends a signal; returns the exit status and what stdout had after the ready line."""
         self.popen.send_signal(number)
         rest, _ = self.popen.communicate(timeout=PATIENCE_S)
-        return self.popen.returncode, rest
+        return self.popen.wait(), rest
 
     def close(self) -> None:
         """Makes sure that it is gone."""
@@ -130,9 +139,8 @@ class Refusal:
 def refusal(*arguments: str) -> Refusal:
     """Runs a `memserve` that must exit 2, with one line of its own and nothing on stdout."""
     done = subprocess.run(
-        [sys.executable, "-m", "memserve_jax.cli", *arguments],
+        [*PROGRAM, *arguments],
         cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -282,7 +290,7 @@ class ProcessCluster(Cluster):
 
     def _start(self, name: str, arguments: Sequence[str]) -> None:
         log_path = self._folder / f"{name}.log"
-        self.processes[name] = Process(name, arguments, log_path=log_path)
+        self.processes[name] = Process(name, arguments, log_path=log_path, forks=main)
 
     def _instance_arguments(self, plan: InstancePlan) -> list[str]:
         name = str(plan.instance)

@@ -27,13 +27,6 @@ GROUPS = ((0, 2), (2, 2), (4, 1))
 WIDTH = Column.TABLE + 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny")

@@ -21,7 +21,8 @@ def test_all_instances_are_warmed_up_and_told_of(path: str):
     told: list[tuple[int, int, str]] = []
     config = tiny_config(path, "1p1d")
     config = dataclasses.replace(
-        config, engine=dataclasses.replace(config.engine, warm_up=True, max_running=2)
+        config,
+        engine=dataclasses.replace(config.engine, warm_up=True, max_running=2, chunk_tokens=32),
     )
 
     async def run() -> None:
@@ -61,19 +62,19 @@ def test_a_colocated_instance_moves_kv_only_between_tiers(path: str):
 @pytest.mark.parametrize(
     ("mode", "num_steps", "has_cells"),
     [
-        pytest.param("by_layer", 3 * 2, False, marks=pytest.mark.slow),
-        ("auto", 3 + 3 * 2, False),
-        pytest.param("by_request", 3, True, marks=pytest.mark.slow),
-        pytest.param("by_request_aggregated", 3, False, marks=pytest.mark.slow),
+        pytest.param("by_layer", 2 * 2, False, marks=pytest.mark.slow),
+        ("auto", 2 + 2 * 2, False),
+        pytest.param("by_request", 2, True, marks=pytest.mark.slow),
+        pytest.param("by_request_aggregated", 2, False, marks=pytest.mark.slow),
     ],
 )
 def test_transfer_modes_are_warmed_up(path: str, mode: str, num_steps: int, has_cells: bool):
-    """Two layers: two groups of one; three rungs of 16, 32, 64 tokens."""
+    """Two layers: two groups of one; two rungs of 16 and 32 tokens."""
     config = tiny_config(
         path,
         "1p1d",
         mempool={"transfer_mode": mode, "hbm_blocks": 8},
-        engine={"warm_up": True, "max_running": 2, "max_context_tokens": 128},
+        engine={"warm_up": True, "max_running": 2, "chunk_tokens": 32, "max_context_tokens": 128},
     )
 
     async def run() -> None:

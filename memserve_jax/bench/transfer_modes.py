@@ -122,8 +122,9 @@ def run(options: ModesOptions, progress: Progress) -> ModesReport:
 def move_table(report: ModesReport) -> rich.table.Table:
     """Returns calls and times of the moves."""
     table = rich.table.Table(title=f"KV of {report.move_tokens} tokens, pool to pool")
-    for heading in ("mode", "blocks", "MiB", "calls", "median ms", "least ms", "GB/s"):
-        table.add_column(heading, justify="left" if heading == "mode" else "right")
+    table.add_column("mode", min_width=max(map(len, MODES)))
+    for heading in ("blocks", "MiB", "calls", "median ms", "least ms", "GB/s"):
+        table.add_column(heading, justify="right")
     for move in report.moves:
         table.add_row(
             move.mode,
@@ -141,17 +142,9 @@ def load_table(report: ModesReport) -> rich.table.Table:
     """Returns latencies against rates."""
     shape = f"{report.prompt_tokens} prompt and {report.output_tokens} output tokens"
     table = rich.table.Table(title=f"JCT, {shape}, 1P1D")
-    for heading in (
-        "mode",
-        "req/s",
-        "ok",
-        "TTFT p50 s",
-        "JCT p50 s",
-        "JCT p99 s",
-        "calls",
-        "switches",
-    ):
-        table.add_column(heading, justify="left" if heading == "mode" else "right")
+    table.add_column("mode", min_width=max(map(len, MODES)))
+    for heading in ("req/s", "ok", "TTFT p50 s", "JCT p50 s", "JCT p99 s", "calls", "switches"):
+        table.add_column(heading, justify="right")
     for point in report.points:
         table.add_row(
             point.mode,

@@ -160,7 +160,7 @@ def test_a_cluster_that_cannot_be_says_why(
     config: dict[str, Any], error: type[Exception], message: str
 ):
     with pytest.raises(error) as caught:
-        BackgroundCluster(tiny_config(GOLDEN.path, **config))
+        BackgroundCluster(tiny_config(GOLDEN.path, is_apart=True, **config))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 

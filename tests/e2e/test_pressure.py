@@ -12,7 +12,7 @@ from tests.helpers.goldens import load_golden
 
 GOLDEN = load_golden("llama3")
 PROMPT, ANSWER = GOLDEN.prompts[2], GOLDEN.tokens[2]  # 16 tokens and how they go on
-LONG = 200  # tokens of an answer: four of them outgrow the pool
+LONG = 104  # tokens of an answer: four of them outgrow the pool
 
 
 def answers(
@@ -56,7 +56,7 @@ def squeezed(topology: str, tiers: str, folder: pathlib.Path) -> Config:
         GOLDEN.path,
         topology,
         mempool={
-            "hbm_blocks": 28,
+            "hbm_blocks": 15,
             "host_gb": host_gb,
             "disk_gb": disk_gb,
             "disk_path": str(folder),
@@ -91,7 +91,7 @@ def test_what_was_on_disk_serves_the_next_life_of_a_cluster(topology: str, tmp_p
         assert others == [answer] * 3
         assert totals(served).disk_blocks_written > 0
     with running(config) as served:
-        longer, rest = PROMPT + answer[:150], answer[150:]
+        longer, rest = PROMPT + answer[:80], answer[80:]
         for salt in ("", "another tenant"):
             stranger = served.client.generate(
                 token_ids=longer, max_tokens=1, cache_salt=salt, timeout_s=PATIENCE_S

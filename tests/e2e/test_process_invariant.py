@@ -48,6 +48,11 @@ CASES = full_product(AXES, is_possible)
 QUICK = [case for case in CASES if tuple(case.values()) in SELECTED]
 
 
+def is_served(case: Case) -> bool:
+    """Whether one command starts all: in every other case; of those in `make test`, in one."""
+    return case == QUICK[0] if case in QUICK else CASES.index(case) % 2 == 0
+
+
 def sizes(case: Case) -> dict[str, int]:
     """Returns the parallelism of each instance."""
     prefill, decode = map(int, case["tp"].split("+"))
@@ -57,8 +62,8 @@ def sizes(case: Case) -> dict[str, int]:
 
 @contextlib.contextmanager
 def running(case: Case, folder: pathlib.Path) -> Iterator[Cluster]:
-    """Runs the cluster of `case`: every other case by the separate commands."""
-    if CASES.index(case) % 2:
+    """Runs the cluster of `case`, by the separate commands or by `memserve serve --processes`."""
+    if not is_served(case):
         with process_cluster(
             GOLDEN.path, case["topology"], folder=folder, caching=case["caching"], tp=sizes(case)
         ) as cluster:
@@ -97,7 +102,7 @@ def test_the_selection_meets_every_value():
     assert len(QUICK) == len(SELECTED)
     for axis, values in AXES.items():
         assert {case[axis] for case in QUICK} == set(values)
-    assert {CASES.index(case) % 2 for case in QUICK} == {0, 1}
+    assert {is_served(case) for case in QUICK} == {True, False}
 
 
 @pytest.mark.parametrize("case", QUICK, ids=label)

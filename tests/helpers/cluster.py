@@ -8,6 +8,7 @@ from memserve_jax.client import Client
 from memserve_jax.core.config import Config, parse_config
 from memserve_jax.core.types import InstanceId
 from memserve_jax.launch.background import BackgroundCluster
+from memserve_jax.launch.topology import plan_cluster
 from memserve_jax.proto import memserve_pb2 as pb
 from tests.helpers.shared_steps import sharing_steps
 
@@ -43,8 +44,17 @@ class ServedCluster:
             assert engine.num_in_flight == 0
 
 
-def tiny_config(path: str, topology: str = "colocated", **sections: object) -> Config:
-    """Returns a config for tests; a mapping given for a section is laid over the defaults."""
+def tiny_config(
+    path: str, topology: str = "colocated", *, is_apart: bool = False, **sections: object
+) -> Config:
+    """Returns a config for tests.
+
+    Args:
+      path: Of the model.
+      topology: As in the config.
+      is_apart: Whether each instance has a device of its own. All on one compile once.
+      sections: Of the config; a mapping given for one is laid over the defaults.
+    """
     values: dict[str, object] = {
         "model": {"path": path, "dtype": "float32"},
         "mempool": {"hbm_blocks": 256, "transfer_timeout_s": 60.0},
@@ -57,7 +67,14 @@ def tiny_config(path: str, topology: str = "colocated", **sections: object) -> C
         default = values.get(name)
         is_partial = isinstance(section, Mapping) and isinstance(default, Mapping)
         values[name] = {**default, **section} if is_partial else section  # type: ignore[dict-item]
-    return parse_config(values)
+    config = parse_config(values)
+    if is_apart or config.instances or config.tp > 1:
+        return config
+    instances = [
+        {"instance": plan.instance, "role": plan.role, "devices": [0]}
+        for plan in plan_cluster(config).instances
+    ]
+    return parse_config({**values, "instances": instances})
 
 
 @contextlib.contextmanager

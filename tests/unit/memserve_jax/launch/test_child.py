@@ -14,10 +14,10 @@ from memserve_jax.launch.child import Child, ChildCommand, ChildFailedError, end
 SERVES = "print('ready x', flush=True); import signal; signal.pause()"
 DRAINS_FOR_EVER = """
 import signal
-signal.signal(signal.SIGTERM, lambda *_: None)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # one that comes early waits
 print("ready x", flush=True)
-signal.pause(); print("first", flush=True)
-signal.pause()
+signal.sigwait({signal.SIGTERM}); print("first", flush=True)
+signal.sigwait({signal.SIGTERM})
 """
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVES.replace(
     "signal.pause()", "[signal.pause() for _ in range(9)]"

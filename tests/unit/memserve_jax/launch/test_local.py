@@ -79,7 +79,7 @@ def test_a_launch_that_fails_leaves_the_port_free(path: str, tmp_path: pathlib.P
             await LocalCluster.launch(tiny_config(path, port=port))
         await first.stop()
         with pytest.raises(ConfigError, match="devices"):
-            await LocalCluster.launch(tiny_config(path, "9p9d", port=port))
+            await LocalCluster.launch(tiny_config(path, "9p9d", is_apart=True, port=port))
         second = await LocalCluster.launch(tiny_config(path, port=port))
         await second.stop()
         with pytest.raises(CheckpointError):

@@ -1,8 +1,22 @@
 """Every error the system raises on purpose. Serving maps each to one gRPC status."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class MemServeError(Exception):
-    """Base of all of them."""
+    """Base of all of them. One that is sent to another process of ours arrives as it was."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own would call the class with the text alone.
+        return _again, (type(self), self.args, vars(self))
+
+
+def _again(kind: type[MemServeError], args: tuple[Any, ...], state: Mapping[str, Any]) -> Any:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(state)
+    return error
 
 
 class ConfigError(MemServeError):

@@ -13,7 +13,7 @@ from pallas_kernels import online_softmax
 from pallas_kernels.int8 import dequantize
 from pallas_kernels.pages import Pages
 
-TURN_BYTES = 512 * 1024  # of K in one turn: half of a Zen 4 core's second-level cache
+TURN_BYTES = 512 * 1024  # of K in one turn: what a Zen 3 core's second-level cache holds
 TURN_TOKENS = 512  # at most; a short context should not pay for a long turn
 
 

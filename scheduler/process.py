@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from memserve_jax.core.clock import SystemClock
 from memserve_jax.core.config import Config, to_mapping
+from memserve_jax.core.credentials import credentials_of
 from memserve_jax.core.embedded import embedded_model_path
 from memserve_jax.core.model_card import ModelCard, load_card
 from memserve_jax.core.tokenizer import Tokenizer, load_tokenizer
@@ -42,7 +43,8 @@ async def _serve(
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    check_address(config.host, config.port)  # before anything listens
+    # Before anything listens.
+    check_address(config.host, config.port, credentials_of(config.security))
     telemetry = open_telemetry(config, "scheduler")
     try:
         server = SchedulerServer(config, card, tokenizer, SystemClock(), telemetry=telemetry)

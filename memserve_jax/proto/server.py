@@ -151,7 +151,7 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def check_address(host: str, port: int, credentials: Credentials = PLAIN) -> None:
+def check_address(host: str, port: int, credentials: Credentials) -> None:
     """Binds a plain socket and closes it: gRPC itself does not say why it cannot bind.
 
     Called before a server is made, an error leaves no server behind.

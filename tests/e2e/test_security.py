@@ -223,7 +223,6 @@ def test_what_others_could_read_is_refused(command: tuple[str, ...], words: str)
     assert words in found.line
 
 
-@pytest.mark.slow
 def test_insecure_says_that_plain_text_will_do(tmp_path: pathlib.Path):
     options = settings(str(GOLDEN.path), {})
     with memserve(

@@ -14,8 +14,10 @@ from memserve_jax.core.types import BlockId, FinishReason, InstanceId, Role, Tra
 from memserve_jax.engine.events import FirstToken, PrefillDone
 from memserve_jax.mempool.control import FetchAnswer, FetchCall, ReserveAnswer, ReserveCall
 from memserve_jax.proto import memserve_pb2 as pb
+from memserve_jax.serving.engine_parts import EngineParts
 from memserve_jax.serving.peers import PeerError, Peers
 from memserve_jax.serving.pool_channel import GrpcPeerChannel
+from tests.helpers.fake_engine import fake_parts
 from tests.helpers.served import Served, ask, served
 
 CALL = ReserveCall(
@@ -275,5 +277,27 @@ def test_a_fetch_given_up_ends_the_call():
             with pytest.raises(PeerError) as caught:
                 await asyncio.wrap_future(future)
             assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+    asyncio.run(run())
+
+
+def test_between_two_roles_it_is_unavailable_and_then_answers_again():
+    async def run() -> None:
+        async with served(Role.DECODE, "d0") as d:
+            instance, goes_on = d.server.instance, asyncio.Event()
+
+            async def rebuild() -> EngineParts:
+                await goes_on.wait()
+                return fake_parts(Role.PREFILL, name="d0")
+
+            becoming = asyncio.create_task(instance.become(rebuild))
+            while instance.has_engine:
+                await asyncio.sleep(0)
+            for call in (d.service.Status(pb.StatusRequest()), d.service.Check(pb.CheckRequest())):
+                code, text = await status_of(call)
+                assert (code, "changes its role" in text) == (grpc.StatusCode.UNAVAILABLE, True)
+            goes_on.set()
+            await becoming
+            assert (await d.service.Status(pb.StatusRequest())).role == "prefill"
 
     asyncio.run(run())

@@ -108,17 +108,17 @@ def _fetch(client: Client, prompt: list[int]) -> tuple[int, float]:
         client.generate(token_ids=prompt, max_tokens=1, temperature=0.0, ignore_eos=True)
     client.quiesce(timeout_s=_TIMEOUT_S)
     after = _totals(client.status())
-    num_fetches, num_bytes, seconds = (new - old for new, old in zip(after, before, strict=True))
+    num_fetches = after[0] - before[0]
     assert num_fetches == 1, f"{num_fetches} fetches of one prompt"
-    return int(num_bytes), seconds
+    return after[1] - before[1], after[2] - before[2]
 
 
-def _totals(status: pb.ClusterStatusReply) -> tuple[float, float, float]:
+def _totals(status: pb.ClusterStatusReply) -> tuple[int, int, float]:
     counters = [instance.counters for instance in status.instances]
     return (
         sum(each.kv_fetches_chosen for each in counters),
         sum(each.kv_bytes_received for each in counters),
-        sum(each.kv_fetch_actual_s for each in counters),
+        float(sum(each.kv_fetch_actual_s for each in counters)),
     )
 
 

@@ -7,6 +7,7 @@ from memserve_jax.bench.simulate_planner import simulate_planner
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_roles_follow_a_load_that_turns():
     told = []
     report = simulate_planner(SimulateOptions(parts=("planner",), quick=True), told.append)

@@ -54,7 +54,7 @@ class DirectChannel:
 
 
 class Pair:
-    """p0 and d0, and who asked what of them. On one device they share what is compiled."""
+    """p0 and d0, on disjoint devices, and who asked what of them."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Pair:
         self.decode, self.decode_pool = make_engine(
             instance=D0,
             role=Role.DECODE,
-            first_device=prefill_tp if max(prefill_tp, decode_tp) > 1 else 0,
+            first_device=prefill_tp,
             tp=decode_tp,
             transports=self.transports[1:],
             **(common | (decode_options or {})),

@@ -34,16 +34,10 @@ def runner_of(name: str) -> PagedRunner:
     return PagedRunner(bundle_of(name))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.usefixtures("compiled_for_speed"))
-        if name in ("llama3", "qwen3")
-        else name
-        for name in NAMES
-    ],
-)
-def test_tokens_and_logits_are_those_of_transformers(name):
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_and_logits_are_those_of_transformers(name, request: pytest.FixtureRequest):
+    if name in ("llama3", "qwen3"):
+        request.getfixturevalue("compiled_for_speed")
     golden = load_golden(name)
     answers = runner_of(name).greedy(golden.prompts, STEPS)
     assert answers.tokens == golden.tokens

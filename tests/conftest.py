@@ -1,8 +1,9 @@
 """Eight emulated CPU devices, strict dtypes, quick compilation; before jax is used.
 
 Tests spend most of their time in XLA's compiler, on tiny programs that run once. So XLA neither
-optimises them nor emits its fusions through MLIR, here and in the processes that tests start;
-`compiled_for_speed` gives back what users have, and the demo has it too.
+optimises them nor emits its fusions through MLIR, here and in the processes that tests start.
+`compiled_for_speed` gives back optimisation; the demo compiles in all as users do, and so do tests
+on an accelerator (`JAX_PLATFORMS=cuda`).
 """
 
 import gc
@@ -11,7 +12,9 @@ import pathlib
 from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault(
+    "JAX_DISABLE_MOST_OPTIMIZATIONS", "1" if os.environ["JAX_PLATFORMS"] == "cpu" else "0"
+)
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_extra_options="
     "xla_cpu_disable_new_fusion_emitters,xla_cpu_disable_loop_unrolling,xla_cpu_optimize_for_size"
@@ -41,7 +44,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def compiled_for_speed() -> Iterator[None]:
-    """Compiles what is first run here as users do, but for the emitter of fusions."""
+    """Compiles what is first run here optimised, as users do, but for the emitter of fusions."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    is_quick = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0"
+    jax.config.update("jax_disable_most_optimizations", is_quick)

@@ -54,10 +54,6 @@ class Fork:
         assert pid is not None
         return pid
 
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
     def poll(self) -> int | None:
         """Returns its exit status, below 0 for a signal; None: it runs."""
         return self._process.exitcode
